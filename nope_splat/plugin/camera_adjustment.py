@@ -1,4 +1,4 @@
-"""Joint refinement of a model in training: build the problem, solve it, update cameras and track points."""
+"""Joint refinement of cameras and track points: build the problem, solve it, and update the model."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from nope_splat.splatting.lens import Lens
 from nope_splat.splatting.rendering import CameraView
 
 MIN_MEAN_OBSERVATIONS = 200
-"""Mean number of track observations per image below which cameras are refined earlier and more often
-(`JointRefinement.few_tracks_start`). Images with texture and overlap have about ten times as many."""
+"""If training images have, on average, fewer track observations than this number, cameras are refined earlier
+and more often (`JointRefinement.few_tracks_start`). Images with texture and overlap have about ten times this
+number."""
 
 
 def has_few_tracks(model: NopeSplatModel) -> bool:
-    """Check whether the training images have fewer than `MIN_MEAN_OBSERVATIONS` observations on average.
+    """Check whether training images have fewer than `MIN_MEAN_OBSERVATIONS` track observations on average.
 
     With few observations, renderings constrain the cameras better than tracks do.
 
@@ -46,8 +47,9 @@ def joint_problem(model: NopeSplatModel) -> BundleProblem:
         model: The model, in training mode.
 
     Returns:
-        Problem in which the V training views are the images and the K cameras of the model have intrinsics
-        (K, 5): log focal length, principal point shift (x, y) in full-resolution pixels, k1 and k2.
+        Problem with the V training views as images. Each of the K cameras has five intrinsics (K, 5): log
+        focal length, principal point shift (x, y) relative to the reconstruction in full-resolution pixels,
+        k1 and k2. Observed positions are relative to the principal point of the reconstruction.
     """
     optimizer, observations = model.camera_optimizer, model.observations.to(model.device)
     lens, learned_lens = optimizer.lens(), optimizer.learned_lens
@@ -82,13 +84,15 @@ def view_renderer(model: NopeSplatModel, cameras: Cameras, batches: list[dict[st
     """Create the function that renders training views for the photometric term of joint refinement.
 
     Args:
-        model: The model, in training mode; its current training resolution is used.
-        cameras: Cameras of the V training views, with the focal lengths of the reconstruction.
-        batches: Image and optional mask of each training view, from the data manager. V.
+        model: The model, in training mode; views are rendered at its current training resolution, and halved
+            in size until they fit into `max_image_size` of the refinement options.
+        cameras: Cameras of the V training views, with the intrinsics of the reconstruction.
+        batches: One batch per training view from the data manager: the image and an optional mask. V.
 
     Returns:
         Function that renders a view. Its arguments are the index of the view, `T_camera_world` (4, 4), and
-        intrinsics (5,): log focal length, principal point shift (x, y) in full-resolution pixels, k1 and k2.
+        intrinsics (5,): log focal length, principal point shift (x, y) relative to the reconstruction in
+        full-resolution pixels, k1 and k2.
     """
     optimizer, background = model.camera_optimizer, model.background_color.to(model.device)
     gaussians, sh_degree = model.gaussians(), model.current_sh_degree()
@@ -130,12 +134,14 @@ def adjust_cameras(
 
     Args:
         model: The model, in training mode; its cameras and track points are updated in place.
-        cameras: Cameras of the V training views, with the focal lengths of the reconstruction.
-        batches: Image and optional mask of each training view, from the data manager. V.
+        cameras: Cameras of the V training views, with the intrinsics of the reconstruction.
+        batches: One batch per training view from the data manager: the image and an optional mask. V.
         single_step: Whether to take at most one Levenberg-Marquardt step, for refinement at short intervals.
+            Otherwise, several steps are taken, the first ones at lower image resolution.
 
     Returns:
-        The refined bundle adjustment problem, and the costs of the accepted steps.
+        The refined bundle adjustment problem, the costs before and after each accepted step, and the
+        photometric share of the information about the poses.
     """
     optimizer = model.camera_optimizer
     limits: dict[str, Any] = {"max_iterations": 1, "pyramid_levels": ()} if single_step else {}

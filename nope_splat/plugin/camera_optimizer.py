@@ -99,8 +99,9 @@ class NopeCameraOptimizerConfig(CameraOptimizerConfig):
     optimize_distortion: bool = False
     """Whether to optimize radial distortion k1 and k2 of each camera, and to render with distortion.
 
-    If set, structure from motion also estimates distortion, which is the initial value. If this option or
-    optimize-principal-point is set, training uses the original images instead of undistorted images."""
+    If set, structure from motion also estimates distortion, and training starts from this estimate. If this
+    option or optimize-principal-point is set, training uses the original images instead of undistorted
+    images."""
     refinement: OmitSubcommandPrefixes[CameraRefinement] = field(default_factory=JointRefinement)
     """Method of camera refinement: joint refinement at intervals (Levenberg-Marquardt), or gradient steps in
     every iteration (Adam)."""
@@ -112,7 +113,7 @@ class NopeCameraOptimizerConfig(CameraOptimizerConfig):
 
     @property
     def by_gradient(self) -> bool:
-        """Whether Adam optimizes the cameras in every iteration, instead of joint refinement at intervals."""
+        """True if Adam optimizes the cameras in every iteration, False if joint refinement optimizes them."""
         return isinstance(self.refinement, GradientRefinement)
 
     def learns_lens(self) -> bool:
@@ -124,8 +125,8 @@ class NopeCameraOptimizer(CameraOptimizer):
     """Camera optimizer whose parameters are corrections of the poses and focal lengths of the reconstruction.
 
     Camera-to-world poses are `base_poses @ exp(pose_adjustment)`, and focal lengths are
-    `base_focal * exp(log_focal)`. The V training views share K sets of intrinsics. `base_poses` and
-    `base_focal` come from the reconstruction; they are buffers, so that a checkpoint contains complete
+    `base_focal * exp(log_focal)`. The V training views share K sets of intrinsics. `base_poses` (V, 3, 4) and
+    `base_focal` (K,) come from the reconstruction; they are buffers, so that a checkpoint contains complete
     cameras.
 
     Args:
@@ -176,14 +177,15 @@ class NopeCameraOptimizer(CameraOptimizer):
 
     @torch.no_grad()
     def set_cameras(self, poses: Tensor, focal: Tensor, lens: Lens | None = None) -> None:
-        """Set the corrections so that the cameras have given poses and intrinsics.
+        """Set the corrections so that the cameras have the given poses and intrinsics.
 
         Parameters that the configuration does not optimize are not changed.
 
         Args:
             poses: Camera-to-world transforms of the training views, OpenGL axes. (V, 3, 4).
             focal: Focal lengths in full-resolution pixels. (K,).
-            lens: Principal point shifts and radial distortion, (K, 2) each; used only if they are optimized.
+            lens: Principal point shifts relative to the reconstruction (full-resolution pixels) and radial
+                distortion, (K, 2) each; None to leave both unchanged.
         """
         if self.learned_lens is not None and lens is not None:
             self.learned_lens.set_lens(lens)
@@ -207,9 +209,9 @@ class NopeCameraOptimizer(CameraOptimizer):
         return self._motions(indices.to(self.base_poses.device))
 
     def _motions(self, views: Tensor | slice) -> Tensor:
-        """Compute the pose corrections (B, 3, 4) of training views, given by their indices (B,) or a slice.
+        """Compute the pose corrections of training views (B, 3, 4); identity transforms if mode is "off".
 
-        With a slice, there is no GPU synchronization.
+        `views` are the indices of the training views (B,), or a slice, which avoids a GPU synchronization.
         """
         if self.config.mode == "off":
             rows = self.base_poses[views]
@@ -230,7 +232,7 @@ class NopeCameraOptimizer(CameraOptimizer):
         return self.focal()[self.intrinsics_ids]
 
     def apply_to_camera(self, camera: Cameras) -> Tensor:
-        """Return the optimized pose of a training view, or the unchanged pose of another camera.
+        """Return the optimized pose of a training view, or the unchanged pose of any other camera.
 
         Args:
             camera: A single camera. If its metadata contain nerfstudio's `cam_idx`, it is the training view
@@ -249,7 +251,7 @@ class NopeCameraOptimizer(CameraOptimizer):
         """Return principal point shift and distortion of each set of intrinsics; None if both are fixed.
 
         Returns:
-            Shifts (x, y) in full-resolution pixels, and k1 and k2. (K, 2) each.
+            Shifts (x, y) relative to the reconstruction, in full-resolution pixels; k1 and k2. (K, 2) each.
         """
         return None if self.learned_lens is None else self.learned_lens.lens()
 
@@ -257,13 +259,13 @@ class NopeCameraOptimizer(CameraOptimizer):
         """Return principal point shift and distortion of each training view; None if both are fixed.
 
         Returns:
-            Shifts (x, y) in full-resolution pixels, and k1 and k2. (V, 2) each.
+            Shifts (x, y) relative to the reconstruction, in full-resolution pixels; k1 and k2. (V, 2) each.
         """
         lens = self.lens()
         return None if lens is None else lens.select(self.intrinsics_ids)
 
     def apply_to_intrinsics(self, camera: Cameras, K: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the optimized intrinsics of a training view, or the unchanged intrinsics of another camera.
+        """Return the optimized intrinsics of a training view, or the unchanged ones of any other camera.
 
         Args:
             camera: A single camera. If its metadata contain nerfstudio's `cam_idx`, it is the training view
@@ -271,8 +273,9 @@ class NopeCameraOptimizer(CameraOptimizer):
             K: Intrinsic matrix of the camera before optimization, in pixels of any resolution. (1, 3, 3).
 
         Returns:
-            Intrinsic matrix at the resolution of `K` (1, 3, 3), and radial distortion k1 and k2 (2,). The
-            distortion is None if neither distortion nor principal point is optimized.
+            Intrinsic matrix at the resolution of `K` (1, 3, 3), and radial distortion k1 and k2 (2,). For
+            training views, the distortion is None if neither distortion nor principal point is optimized; for
+            other cameras, it is the metadata entry `radial`, or None if there is no such entry.
         """
         if camera.metadata is None or "cam_idx" not in camera.metadata:
             return K, radial_terms(camera)
@@ -300,7 +303,7 @@ class NopeCameraOptimizer(CameraOptimizer):
         return cameras if self.learned_lens is None else self.learned_lens.cameras(cameras)
 
     def get_param_groups(self, param_groups: dict) -> None:
-        """Add the camera parameters that Adam optimizes to nerfstudio's parameter groups.
+        """Extend nerfstudio's parameter groups by the camera parameters that Adam optimizes.
 
         Args:
             param_groups: Parameters by group name, updated in place. With joint refinement, nothing is added.
@@ -322,7 +325,8 @@ class NopeCameraOptimizer(CameraOptimizer):
             few_tracks: Whether images have few track observations (see `has_few_tracks`).
 
         Returns:
-            Iterations; empty if no camera parameter is optimized or if Adam optimizes the cameras.
+            Iterations in increasing order; empty if no camera parameter is optimized, if Adam optimizes the
+            cameras, or if refinement would start after the training.
         """
         refinement = self.config.refinement
         frozen = self.config.mode == "off" and not self.config.optimize_focal and self.learned_lens is None
@@ -337,10 +341,17 @@ class NopeCameraOptimizer(CameraOptimizer):
     def get_metrics_dict(self, metrics_dict: dict) -> None:
         """Add the metrics of the cameras to a dictionary of metrics.
 
-        The metrics are focal length (full-resolution pixels) and its change (percent), rotation (degrees) and
-        translation (world units) of the pose corrections, and statistics of the last joint refinement.
-        Principal point (pixels from the image center) and distortion are added if they are optimized. With
-        several cameras, the names of metrics of intrinsics end with `/` and the camera number, starting at 1.
+        The metrics are:
+
+        - Focal length (full-resolution pixels) and its change relative to the reconstruction (percent).
+        - Principal point (full-resolution pixels from the image center) and distortion, if at least one of
+          the two is optimized.
+        - Mean and maximum rotation (degrees) and translation (world units) of the pose corrections, if poses
+          are optimized.
+        - Statistics of the last joint refinement, if there was one.
+
+        With several cameras, the names of metrics of intrinsics end with `/` and the camera number, starting
+        at 1.
 
         Args:
             metrics_dict: Metrics by name, updated in place.
@@ -373,10 +384,10 @@ def _by_camera(name: str, values: Tensor) -> dict[str, Tensor]:
 
 
 def _logarithm(motion: Tensor, mode: Literal["SO3xR3", "SE3"]) -> Tensor:
-    """Convert transforms (V, 3, 4) to pose parameters (V, 6), translation before rotation vector.
+    """Convert transforms (V, 3, 4) to pose parameters (V, 6): translation part, then rotation vector.
 
-    This function is the inverse of nerfstudio's exponential map for `mode`. Rotations must be well below 180
-    degrees.
+    This function is the inverse of nerfstudio's `exp_map_SE3` or `exp_map_SO3xR3`, as selected by `mode`.
+    Rotations must be well below 180 degrees.
     """
     R, t = motion[:, :, :3], motion[:, :, 3]
     rotation = rotation_log(R)

@@ -15,15 +15,17 @@ class JointRefinement:
     """Refine all cameras at intervals by Levenberg-Marquardt on reprojection and photometric errors."""
 
     start: Annotated[float, NOT_NEGATIVE] = 0.5
-    """Fraction of the training before the first refinement; 1 or more disables refinement. Early renderings
-    are blurred and would bias the focal length."""
+    """Fraction of the training before the first refinement; 1 or more disables refinement, unless
+    few-tracks-start applies. Early renderings are blurred and would bias the focal length."""
     interval: Annotated[float, POSITIVE] = 0.2
     """Fraction of the training between two refinements; smaller values refine more often."""
     few_tracks_start: Annotated[float, SHARE] = 0.1
-    """Upper limit of start if photos have fewer than 200 track observations on average. The initial poses of
-    such photos are poor, and Gaussians would overfit the poses if refinement started later."""
+    """If photos have fewer than 200 track observations on average, refinement starts after the smaller of
+    start and this fraction. The initial poses of such photos are poor, and Gaussians would overfit the poses
+    if refinement started later."""
     few_tracks_interval: Annotated[float, POSITIVE] = 0.02
-    """Upper limit of interval if photos have fewer than 200 track observations on average."""
+    """If photos have fewer than 200 track observations on average, the fraction of the training between two
+    refinements is the smaller of interval and this value."""
     few_tracks_min_iterations: Annotated[int, COUNT] = 100
     """Minimum number of iterations before the first refinement if photos have fewer than 200 track
     observations on average. Earlier renderings show little more than the initial Gaussians."""

@@ -14,10 +14,11 @@ from nope_splat.errors import NopeSplatError
 from nope_splat.plugin.camera_optimizer import NopeCameraOptimizer
 
 MAX_ROTATION_ERROR = 1e-2
-"""Maximum absolute difference between an entry of R R^T and of the identity, for a valid rotation matrix R.
-The limit is far above float32 rounding errors."""
+"""A matrix R counts as a rotation only if no entry of R R^T - I exceeds this absolute value. The limit is far
+above float32 rounding errors."""
 GAUSSIANS = "gauss_params."
-"""Text that occurs only in state dict names of parameters of Gaussians that are not tied to track points."""
+"""Part of a parameter's name in the state dict. The name contains this text if and only if the parameter
+belongs to Gaussians that are not tied to track points."""
 
 
 def unreadable_reason(error: Exception) -> str:
@@ -41,7 +42,8 @@ def require_layout(state: Any, path: Path) -> None:
         path: The checkpoint file, for the error message.
 
     Raises:
-        NopeSplatError: If the object is not a dictionary with an iteration `step` and a state `pipeline`.
+        NopeSplatError: If the object is not a dictionary that contains the iteration `step` (an integer, at
+            least 0) and the state of the pipeline, `pipeline` (a dictionary with strings as keys).
     """
     if isinstance(state, dict):
         step, pipeline = state.get("step"), state.get("pipeline")
@@ -83,8 +85,8 @@ def require_cameras(optimizer: NopeCameraOptimizer) -> None:
         optimizer: Camera optimizer with the state of the checkpoint.
 
     Raises:
-        NopeSplatError: If a pose is not a rigid transform, a focal length is not positive and finite,
-            principal point or distortion is not finite, or a view refers to intrinsics that do not exist.
+        NopeSplatError: If a pose is not a rigid transform, a focal length is not a positive, finite number, a
+            principal point or a distortion is not finite, or a view refers to intrinsics that do not exist.
     """
     focals, poses = optimizer.focal(), optimizer.poses()
     ids = optimizer.intrinsics_ids

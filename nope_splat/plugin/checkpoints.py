@@ -55,7 +55,7 @@ def is_intact(checkpoint: Path) -> bool:
 
 
 def last_intact_checkpoint(folder: Path) -> Path | None:
-    """Find the latest intact checkpoint of a run, and log a warning for each later, damaged checkpoint.
+    """Find the latest intact checkpoint of a run; log a warning for each damaged checkpoint that is newer.
 
     Args:
         folder: The run's `nerfstudio_models` folder.
@@ -123,10 +123,10 @@ def write_checkpoint(state: dict[str, Any], path: Path, run: Path) -> None:
 
 @contextmanager
 def writing_to_run(run: Path) -> Iterator[None]:
-    """Convert the errors of a full disk or a removed folder within a `with` block to a `NopeSplatError`.
+    """Raise a `NopeSplatError` if the code in a `with` block fails due to a full disk or a removed folder.
 
-    The writer thread of TensorBoard does not print such errors, because TensorBoard raises them again in the
-    main thread.
+    TensorBoard writes files in a separate thread. The `OSError` of such a thread is not printed, because
+    TensorBoard raises the error again in the main thread.
 
     Args:
         run: The run's folder.
@@ -135,7 +135,8 @@ def writing_to_run(run: Path) -> Iterator[None]:
         Nothing.
 
     Raises:
-        NopeSplatError: If the run's folder was removed, or its disk is full or read-only.
+        NopeSplatError: If the block raises an `OSError` because the run's folder was removed, or because its
+            disk is full or read-only. Other errors are not changed.
     """
     before = threading.excepthook
 
@@ -204,7 +205,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def report_mismatch() -> Iterator[None]:
-    """Convert exceptions that an incompatible checkpoint causes in a `with` block to a `NopeSplatError`.
+    """Raise a `NopeSplatError` if the code in a `with` block fails due to an incompatible checkpoint.
 
     Yields:
         Nothing.

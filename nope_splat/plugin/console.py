@@ -1,4 +1,4 @@
-"""Fix for nerfstudio's console, which interprets paths such as `out [/old]` as rich markup and raises."""
+"""Fix for nerfstudio's console, which fails on paths such as `out [/old]`: it parses them as rich markup."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.text import Text
 
 
 def print_brackets_literally(console: Console = CONSOLE) -> None:
-    """Make a rich console print text in square brackets literally unless it is a style or link.
+    """Make a rich `Console` print text in square brackets literally, unless the text is a style or link.
 
     Args:
         console: The console, modified in place; repeated calls have no further effect.

@@ -34,7 +34,8 @@ class OptimizedCameras(NamedTuple):
     focals: Tensor
     """Focal length of each of the K cameras, in full-resolution pixels. (K,)."""
     lens: Lens | None = None
-    """Principal point shifts and distortion of the K cameras, (K, 2) each; None if not optimized."""
+    """Principal point shifts relative to the reconstruction (full-resolution pixels) and distortion of the K
+    cameras, (K, 2) each; None if neither is optimized."""
 
 
 @dataclass
@@ -135,7 +136,11 @@ class NopeDataManager(FullImageDatamanager):
     def _set(self, split: str, dataset: NopeDataset, poses: Tensor, optimized: OptimizedCameras) -> None:
         """Replace poses and intrinsics of the cameras in a dataset, at training resolution.
 
-        `poses` are the camera-to-world transforms of the images in `dataset`, OpenGL axes (n, 3, 4).
+        Args:
+            split: Split of the images in `dataset`, "train" or "eval".
+            dataset: The dataset, modified in place.
+            poses: Camera-to-world transforms of the images in `dataset`, OpenGL axes. (n, 3, 4).
+            optimized: Optimized cameras, of which only the intrinsics are used.
         """
         original, scene = dataset._dataparser_outputs.cameras, self.dataparser.scene
         focals = [camera.focal for camera in scene.cameras]

@@ -126,7 +126,7 @@ class NopeDataParser(DataParser):
         return reconstruct(self.folder, held_out, self.config.sfm, self.config.cache_dir)
 
     def image_ids(self, split: str) -> NDArray[np.int64]:
-        """Return the indices of the registered images of a split in the reconstruction. (V,).
+        """Return the indices of the registered images in a split, as numbered in the reconstruction. (n,).
 
         Args:
             split: "train" for the training images; any other value for the held-out images.
@@ -149,8 +149,8 @@ class NopeDataParser(DataParser):
                 coordinates) and `points3D_rgb` (0 to 255).
 
         Returns:
-            For seeds from depth maps, a dictionary with `seed_sizes` (world units) and `seed_opacities` (0 to
-            1) of the M added points, (M,) each. Otherwise an empty dictionary.
+            For seeds from depth maps, a dictionary with `seed_sizes` (standard deviations in world units) and
+            `seed_opacities` (0 to 1) of the M added Gaussians, (M,) each. Otherwise an empty dictionary.
         """
         seed_metadata: dict[str, Any] = {}
         if self.config.seeds == "tracks":
@@ -193,7 +193,7 @@ class NopeDataParser(DataParser):
         )
 
     def _depth_maps(self, image_ids: list[int]) -> dict[int, DepthMap]:
-        """Return depth maps of images by image index in the reconstruction.
+        """Return the depth maps of images; keys and `image_ids` are image indices in the reconstruction.
 
         Depth maps are read from files, computed by a network, or loaded from the cache.
         """
@@ -201,7 +201,7 @@ class NopeDataParser(DataParser):
 
     @cached_property
     def _images(self) -> list[ImageFile]:
-        """Image files in the order of the reconstruction, with stationary cells (logos) marked as ignored."""
+        """Image files in the order of the reconstruction; stationary cells (logos) are marked as ignored."""
         by_name = {image.name: image for image in self.folder.images}
         scene = self.distorted_scene
         return [
@@ -278,7 +278,7 @@ def training_observations(scene: Reconstruction, image_ids: NDArray[np.int64]) -
 
     Returns:
         O observations. `view_ids` are indices of training views, 0 to V - 1; `xy` are positions in
-        full-resolution pixels relative to the principal point.
+        full-resolution pixels relative to the principal point of the image.
     """
     view_of_image = np.full(len(scene.image_names), -1)
     view_of_image[image_ids] = np.arange(len(image_ids))

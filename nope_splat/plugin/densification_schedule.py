@@ -12,7 +12,10 @@ from nope_splat.utils.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE
 
 @dataclass
 class DensificationConfig:
-    """Options of densification, with Splatfacto's names; times are fractions of the training."""
+    """Options of densification. Where Splatfacto has the same option, its name is used.
+
+    Options whose names end with `fraction` are times or intervals, as fractions of the training.
+    """
 
     start_fraction: Annotated[float, NOT_NEGATIVE] = 0.017
     """Fraction of the training after which densification and pruning start."""
@@ -22,23 +25,23 @@ class DensificationConfig:
     refine_every: Annotated[int, COUNT] = 100
     """Number of iterations between two densification steps; smaller values densify more often."""
     densify_grad_thresh: Annotated[float, NOT_NEGATIVE] = 0.0008
-    """Threshold on the mean absolute gradient of the loss with respect to the image position of a Gaussian,
-    in image coordinates from -1 to 1. Gaussians with a larger gradient are split or cloned, so smaller
-    thresholds give more Gaussians."""
+    """Gaussians are split or cloned if their image-plane gradient exceeds this threshold; smaller thresholds
+    give more Gaussians. The gradient is the absolute derivative (AbsGS) of the loss with respect to the image
+    position of the Gaussian, in image coordinates from -1 to 1, averaged over views."""
     densify_size_thresh: Annotated[float, NOT_NEGATIVE] = 0.01
     """Size threshold in world units (the median depth is one). Gaussians with a gradient above
     densify-grad-thresh are split if their largest standard deviation exceeds the size threshold, and cloned
     otherwise."""
     split_screen_size: Annotated[float, NOT_NEGATIVE] = 0.05
-    """Radius in the image, as a fraction of the longer image side, above which Gaussians are split."""
+    """Gaussians are split if their radius in the image exceeds this fraction of the longer image side."""
     cull_alpha_thresh: Annotated[float, SHARE] = 0.1
     """Opacity below which Gaussians are removed."""
     cull_scale_thresh: Annotated[float, NOT_NEGATIVE] = 0.5
-    """Largest standard deviation, in world units (the median depth is one), above which Gaussians are
-    removed; applies after the first opacity reset."""
+    """Gaussians are removed if their largest standard deviation exceeds this value in world units (the median
+    depth is one); applies after the first opacity reset."""
     cull_screen_size: Annotated[float, NOT_NEGATIVE] = 0.15
-    """Radius in the image, as a fraction of the longer image side, above which Gaussians are removed; applies
-    after the first opacity reset."""
+    """Gaussians are removed if their radius in the image exceeds this fraction of the longer image side;
+    applies after the first opacity reset."""
     max_screen_size: Annotated[float, POSITIVE] = 0.25
     """Maximum radius of a Gaussian in the image, as a fraction of the longer image side; larger Gaussians are
     shrunk in every iteration."""
@@ -60,7 +63,8 @@ class DensificationConfig:
             num_iterations: Length of the training in iterations.
             num_views: Number of training images. After an opacity reset, densification pauses for
                 `num_views + refine_every` iterations.
-            num_fixed: Number of Gaussians tied to track points, which are never split, pruned or reset.
+            num_fixed: Number of Gaussians tied to track points. These Gaussians are never split, cloned,
+                pruned or reset.
             max_gaussians: Maximum number of Gaussians, including the fixed ones.
         """
         return CappedStrategy(

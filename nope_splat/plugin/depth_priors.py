@@ -21,17 +21,17 @@ from nope_splat.sfm import Reconstruction
 logger = logging.getLogger(__name__)
 
 MAX_SIZE = 518
-"""Maximum longer side of a prior in pixels; depth networks do not resolve more detail."""
+"""Maximum longer side of a depth prior in pixels; depth networks do not resolve more detail."""
 POOR_FIT = 0.25
-"""If the relative depth error at the track points (median over all depth maps) is above this value, a message
-says that the option depth.kind may be wrong."""
+"""Threshold on the depth error at the track points, as a fraction of the depth. If the median error over all
+depth maps is larger, a message says that the option depth.kind may be wrong."""
 NEIGHBORS = 4
 """Maximum number of neighbors of a view. Neighbors are the other views with the most matches to the view. The
 Chamfer loss compares the view with one random neighbor in each iteration."""
 
 
 class DepthPrior(NamedTuple):
-    """Depth map of a training view, with the scale and shift that best fit the track points in this view."""
+    """Depth map of a training view, scaled and shifted to best fit the track points in this view."""
 
     values: Tensor
     """Depth in world units, or its inverse (see `DepthPriors.inverse`); NaN if unknown or masked. (H, W)."""
@@ -51,7 +51,7 @@ class DepthPriors:
     """Prior by index of the training view. Views without a depth map, or whose depth map does not fit the
     track points, are missing."""
     inverse: bool
-    """Whether the values of all priors are inverse depths."""
+    """True if the priors contain inverse depth, False if they contain depth; the same for all priors."""
     neighbors: dict[int, tuple[int, ...]]
     """For each view with a prior, up to `NEIGHBORS` other views with a prior, by decreasing number of
     matches."""
@@ -69,7 +69,7 @@ def make_depth_priors(
     images: Sequence[ImageFile],
     maps: Mapping[int, DepthMap],
 ) -> DepthPriors:
-    """Fit scale and shift of depth maps to the track points of a reconstruction.
+    """Create depth priors: scale and shift each depth map to fit the track points in its image.
 
     Args:
         scene: Reconstruction with the cameras used in training: those of the undistorted images or, if
@@ -81,7 +81,8 @@ def make_depth_priors(
             Images without a depth map are missing.
 
     Returns:
-        The priors; depths are in world units.
+        Priors of the views whose depth map fits the track points, in world units (or inverse world units),
+        and the neighbors of these views.
     """
     observations = distorted.observations
     points_in_camera = distorted.points_in_cameras(observations)
@@ -127,10 +128,11 @@ def _prior(
         lens: Intrinsics of the original image, from which the depth map was made.
         image: The image file.
         depth_map: Depth map of the image.
-        fit: Scale and shift from values of the map to depth or inverse depth in world units.
+        fit: Scale and shift. scale * value + shift is the depth in world units, or the inverse depth if the
+            values of the map are inverse depths.
 
     Returns:
-        The prior, with NaN at masked pixels.
+        The prior, with NaN at masked pixels and at pixels of unknown depth.
     """
     full = np.array([image.width, image.height])
     shrink = min(1.0, MAX_SIZE / max(image.width, image.height))

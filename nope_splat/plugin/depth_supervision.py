@@ -18,18 +18,21 @@ from nope_splat.splatting.depth_losses import (
 from nope_splat.splatting.lens import Lens
 
 SAMPLES = 1024
-"""Number of random pixels of each of the two views in the Chamfer loss."""
+"""Number of pixels sampled at random in each of the two views for the Chamfer loss."""
 
 
 class DepthSupervision(nn.Module):
-    """Depth and Chamfer losses, with a learned correction of the scale and shift of each depth prior.
+    """Depth and Chamfer losses, with a learned correction of each depth prior.
+
+    The corrected value is exp(a) v + b, where v is the value of the prior (depth or inverse depth), a the
+    learned log scale and b the learned shift; a and b start at zero.
 
     Args:
         num_views: Number V of training views.
         priors: Depth priors of the training views; None outside training.
         depth_weight: Weight of the difference between rendered depth and priors; 0 disables this loss.
-        chamfer_weight: Weight of the Chamfer distance between the unprojected depth priors of two neighboring
-            views; 0 disables this loss.
+        chamfer_weight: Weight of the Chamfer distance between the unprojected depth priors of a view and of
+            one of its neighbors (`DepthPriors.neighbors`); 0 disables this loss.
     """
 
     def __init__(
@@ -42,7 +45,8 @@ class DepthSupervision(nn.Module):
         super().__init__()
         self.depth_weight, self.chamfer_weight = depth_weight, chamfer_weight
         self.corrections = nn.Parameter(torch.zeros(num_views, 2, device="cpu"))
-        """Log scale and shift of each prior, relative to the fit to the track points. (V, 2)."""
+        """Log scale a and shift b of each prior (V, 2). The corrected value is exp(a) v + b, where v is a
+        value of the prior, after the fit to the track points."""
         self.priors = priors
 
     def losses(
@@ -61,7 +65,8 @@ class DepthSupervision(nn.Module):
                 `depth_weight` is not zero, `depth` (H, W, 1) in world units.
             T_camera_world: World-to-camera transforms of all training views, OpenCV axes. (V, 4, 4).
             focals: Focal lengths of all training views in full-resolution pixels. (V,).
-            lens: Principal point shifts and distortion of all training views, (V, 2) each; None if fixed.
+            lens: Principal point shifts and distortion of all training views, (V, 2) each; None if both are
+                fixed.
 
         Returns:
             Losses `depth` and `chamfer` by name, () each. A loss is omitted if its weight is zero or the view
@@ -84,9 +89,10 @@ class DepthSupervision(nn.Module):
         return losses
 
     def _depth(self, view: int, rendered: Tensor, opacity: Tensor, priors: DepthPriors) -> Tensor:
-        """Compute the mean absolute difference between the rendered depth of a view and its prior. ().
+        """Compute the mean absolute difference between rendered depth and corrected prior of a view. ().
 
-        `rendered` and `opacity` are rendered depth and opacity of the view, (H, W) each.
+        `rendered` and `opacity` are rendered depth and opacity of the view, (H, W) each. If the priors are
+        inverse depths, the inverse of the rendered depth is compared.
         """
         # Nearest-neighbor sampling keeps depth edges sharp and does not spread unknown values.
         values = interpolate(priors.views[view].values[None, None], rendered.shape, mode="nearest-exact")
@@ -100,7 +106,7 @@ class DepthSupervision(nn.Module):
         lens: Lens | None,
         priors: DepthPriors,
     ) -> Tensor:
-        """Compute the Chamfer distance between two views, in world units. ().
+        """Compute the Chamfer distance between the point clouds of two views, in world units. ().
 
         Random pixels of the depth prior of each view are unprojected to world points. Because views overlap
         only partially, points that do not project to unmasked pixels of the other view are ignored.

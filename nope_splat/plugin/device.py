@@ -39,8 +39,8 @@ def require_device(device: str) -> None:
         device: Value of `machine.device_type`.
 
     Raises:
-        NopeSplatError: If the device is neither "cpu" nor "cuda", or if it is "cuda" but PyTorch finds no GPU
-            or gsplat has no kernels for the GPU.
+        NopeSplatError: If the device is not "cpu" or "cuda". For "cuda", also if PyTorch finds no GPU, or if
+            gsplat has no kernels for the GPU.
     """
     if device == "cpu":
         return
@@ -62,7 +62,9 @@ def require_device(device: str) -> None:
 
 
 def missing_kernels() -> str | None:
-    """Load gsplat's kernels for the GPU, which may compile them for minutes.
+    """Try to load gsplat's kernels for the GPU; return the reason if this fails.
+
+    If the kernels must be compiled first, this takes minutes.
 
     Returns:
         Reason why the kernels are missing; None if they are available.

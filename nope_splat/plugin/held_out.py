@@ -27,7 +27,7 @@ from nope_splat.splatting.rendering import CameraView
 
 
 class SplatModel(Protocol):
-    """Interface of a model to which held-out poses are aligned, such as `NopeSplatModel`."""
+    """Interface of a model, such as `NopeSplatModel`, to which the poses of held-out images are aligned."""
 
     background_color: Tensor
     """Color of pixels without Gaussians, RGB in [0, 1]. (3,)."""
@@ -53,7 +53,8 @@ class SplatModel(Protocol):
             render_mode: "RGB" renders colors; "RGB+ED" also renders the expected depth in world units.
 
         Returns:
-            Colors (H, W, 3), depth (H, W, 1), opacity (H, W, 1) and gsplat's dictionary `info`.
+            Colors (H, W, 3), depth (H, W, 1), opacity (H, W, 1) and gsplat's dictionary `info`. In mode
+            "RGB", depth is empty (H, W, 0).
         """
         ...
 
@@ -140,7 +141,7 @@ def render_image(
         T_camera_world: World-to-camera transform, OpenCV axes. (1, 4, 4).
 
     Returns:
-        Colors (H, W, 3), depth (H, W, 1), opacity (H, W, 1) and gsplat's dictionary `info`.
+        Colors (H, W, 3), depth in world units (H, W, 1), opacity (H, W, 1) and gsplat's dictionary `info`.
     """
     background = model.background_color.to(gaussians.means)
 

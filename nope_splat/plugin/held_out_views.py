@@ -29,8 +29,8 @@ class HeldOutView(NamedTuple):
 def held_out_views(model: NopeSplatModel, data: NopeDataManager) -> Iterator[HeldOutView]:
     """Render the model at the poses of all registered held-out images.
 
-    The poses come from the data manager's evaluation dataset, where `NopePipeline.align_held_out` must have
-    stored the poses that are aligned to the model.
+    The poses come from the data manager's evaluation dataset. Call `NopePipeline.align_held_out` first: it
+    aligns the poses to the model, and stores them in this dataset.
 
     Args:
         model: The trained model; it renders in evaluation mode, and its previous mode is restored at the end.

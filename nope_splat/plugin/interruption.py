@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 class Interruption(KeyboardInterrupt):
-    """Exception for Ctrl-C that is raised between two iterations, so that a checkpoint can be saved."""
+    """Exception after Ctrl-C; it is raised only between iterations, so that a checkpoint can be saved."""
 
 
 class DeferredInterruption:
@@ -28,6 +28,8 @@ class DeferredInterruption:
     @contextmanager
     def deferred(self, training_state: Callable[[], str]) -> Iterator[None]:
         """Handle Ctrl-C within a `with` block.
+
+        The first Ctrl-C during the training raises nothing; it only sets `is_requested`.
 
         Args:
             training_state: Function that returns nerfstudio's training state: "training", "paused" or

@@ -18,11 +18,15 @@ from nope_splat.splatting.lens import Lens
 class LearnedLens(nn.Module):
     """Corrections of the principal points and radial distortion of K cameras, relative to the reconstruction.
 
-    The parameters are scaled so that one learning rate suits all: a unit step moves image corners about as
-    far as a unit step of the log focal length. The parameter `principal_point` (K, 2) is a shift divided by
-    the focal length. The parameter `distortion` (K, 2) has one value for k1 and one for k2: the resulting
-    displacement of an image corner, divided by the distance of the corner from the center. The principal
-    point of a camera with both portrait and landscape images is fixed, since it rotates with the camera.
+    The parameters are scaled so that the same learning rate suits all of them: a unit step moves image
+    corners about as far as a unit step of the log focal length. The parameters are:
+
+    - `principal_point` (K, 2): Shift of the principal point (x, y), divided by the focal length.
+    - `distortion` (K, 2): Change of k1 times r^2, and change of k2 times r^4. r is the distance of an image
+      corner from the image center, divided by the focal length.
+
+    The principal point of a camera with both portrait and landscape images is fixed, since it rotates with
+    the camera.
 
     Args:
         num_intrinsics: Number K of cameras.
@@ -74,7 +78,7 @@ class LearnedLens(nn.Module):
             self.one_orientation[number] = len(sizes) == 1
 
     def lens(self) -> Lens:
-        """Compute the current intrinsics of the K cameras, except focal lengths.
+        """Compute the current principal point shifts and radial distortion of the K cameras.
 
         Returns:
             Principal point shifts (x, y) relative to the reconstruction in full-resolution pixels, and radial
@@ -94,7 +98,8 @@ class LearnedLens(nn.Module):
         Parameters that are not optimized are not changed.
 
         Args:
-            lens: Principal point shifts in full-resolution pixels, and k1 and k2. (K, 2) each.
+            lens: Principal point shifts (x, y) relative to the reconstruction, in full-resolution pixels; k1
+                and k2. (K, 2) each.
         """
         if self.learns["principal_point"]:
             self.principal_point.copy_(lens.shift / self.focal[:, None])

@@ -30,7 +30,7 @@ class Run:
     pipeline: NopePipeline
     """Data and model, with the state of the latest checkpoint."""
     step: int
-    """Iteration of the latest checkpoint, starting at 0."""
+    """Iteration of the latest checkpoint; the first iteration of a training is 0."""
 
 
 def open_run(config: Path) -> Run:
@@ -43,8 +43,8 @@ def open_run(config: Path) -> Run:
         The run.
 
     Raises:
-        NopeSplatError: If the run is missing or was trained with another method, or if its latest checkpoint
-            is missing or damaged.
+        NopeSplatError: If the run is missing or was trained with another method. Also if its latest
+            checkpoint is missing, is damaged, or does not match the configuration or the photos.
     """
     loaded = read_config(config)
     checkpoint = last_checkpoint(config.parent / "nerfstudio_models")
@@ -96,10 +96,10 @@ def optimized_scene(pipeline: NopePipeline) -> Reconstruction:
 
 
 def _orthonormal(poses: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Replace the rotation matrices in poses (V, 3, 4) by the nearest orthonormal matrices.
+    """Replace the left 3 x 3 blocks of poses (V, 3, 4) by the nearest rotation matrices.
 
-    The optimizer computes poses in single precision, but exported rotations must be orthonormal in the
-    precision of the array.
+    The optimizer computes poses in single precision, so the blocks are not orthonormal in the precision of
+    the array, as exported rotations must be.
     """
     poses = poses.copy()
     poses[:, :, :3] = nearest_rotation(poses[:, :, :3])
