@@ -57,8 +57,8 @@ class KnownCameras:
             camera_ids: Index of the camera (set of intrinsics) of each image. (N,).
 
         Returns:
-            The known cameras of training images. The intrinsics of each camera are the medians over its
-            images in the file. For a camera without such images, they are the medians over all images.
+            The known cameras of training images. The intrinsics of each of the K cameras are the medians over
+            its training images in the file or, if there are none, over all training images in the file.
 
         Raises:
             NopeSplatError: If the file cannot be read, a camera in the file has no image, fewer than two

@@ -181,8 +181,8 @@ class Agreement:
         First, images are removed one by one: always the image with the smallest fraction, by weight, of
         agreeing pairs, until this fraction is at least `min_share` for each remaining image. Pairs with
         removed images do not count. Then the agreeing pairs connect the remaining images into groups. The
-        largest group is kept. Each smaller group is kept only if it has no pair in common with the groups
-        kept before it; such a pair would be a disagreeing one.
+        largest group is kept. Each smaller group is kept only if there is no image pair between it and the
+        groups kept before it; such a pair would disagree.
 
         Args:
             min_share: Minimum fraction, by weight, of agreeing pairs among the pairs of each image.

@@ -34,7 +34,11 @@ class Mistake:
 
 
 def find_mistake(problem: SfmProblem, known: KnownCameras, names: Sequence[str]) -> Mistake | None:
-    """Find the common mistake in the poses whose correction makes most pairs agree with the cameras.
+    """Find the mistake in a file of known cameras that explains why most pairs disagree with the cameras.
+
+    Each common mistake is corrected in turn. The mistake is the one after whose correction the largest
+    fraction of the pairs, by weight, agrees with the cameras. The search stops early if this fraction reaches
+    `KnownCamerasOptions.min_explained`.
 
     Args:
         problem: Verified matches of the training images.
@@ -114,7 +118,9 @@ def _other_focals(known: KnownCameras, options: KnownCamerasOptions) -> Iterator
 
 
 def possible_mistakes(known: KnownCameras, names: Sequence[str]) -> Iterator[Mistake]:
-    """Yield common mistakes in files of cameras with the corrected cameras, the most frequent mistake first.
+    """Yield common mistakes in files of cameras, the most frequent mistake first.
+
+    Each mistake contains the corrected cameras.
 
     Args:
         known: The cameras as in the file.

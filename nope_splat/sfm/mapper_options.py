@@ -112,8 +112,9 @@ class GlobalRefinementOptions:
     prior. With a larger fraction, the photos do not determine the principal point or the distortion, which is
     then not refined."""
     min_distortion_gain: Annotated[float, Ge(1)] = 1.25
-    """If `refine_extra_params` is None, radial distortion is refined only if this divides the observation
-    noise by at least this factor. Photos with less distortion give better renderings without undistortion."""
+    """If `refine_extra_params` is None, radial distortion is refined only if the refinement divides the
+    observation noise by at least this factor. Photos with less distortion give better renderings without
+    undistortion."""
     min_num_observations: Annotated[int, COUNT] = 10
     """Minimum number of observations of a registered photo; photos with fewer are unregistered."""
     max_known_camera_noise_ratio: Annotated[float, Ge(1)] = 1.25
@@ -200,7 +201,7 @@ class MapperOptions:
     determine it, and whose photos are all in portrait or all in landscape format."""
     refine_extra_params: bool | None = True
     """Whether to refine the radial distortion of each camera whose photos determine it. None: refine it only
-    if this also reduces the noise of the observations by at least a fifth."""
+    if the refinement also reduces the noise of the observations by at least a fifth."""
     ba_device: Literal["cpu", "cuda"] = "cpu"
     """Device for bundle adjustment; a GPU is faster only for hundreds of photos."""
     re_max_epipolar_error: Suppress[Annotated[float, POSITIVE]] = 4.0
