@@ -116,10 +116,10 @@ def project_errors(points_camera: Array, xy: Array, focal: Array, offset: Array,
     Args:
         points_camera: Points in camera coordinates (OpenCV axes). (n, 3).
         xy: Observed image position of each point, in pixels, x then y. (n, 2).
-        focal: Focal length of the camera of each point, in pixels. (n,).
-        offset: Principal point of the camera of each point, relative to the same origin as `xy`, in pixels.
-            (n, 2).
-        radial: Distortion coefficients k1 and k2 of the camera of each point. (n, 2).
+        focal: Focal length of the camera that observes each point, in pixels. (n,).
+        offset: Principal point of the camera that observes each point, in pixels, relative to the same origin
+            as `xy`. (n, 2).
+        radial: Distortion coefficients k1 and k2 of the camera that observes each point. (n, 2).
 
     Returns:
         Distances between projection and observation in pixels; infinity for points behind the camera. (n,).

@@ -71,7 +71,7 @@ def distort(plane: AnyArray, radial: AnyArray | Sequence[float]) -> AnyArray:
 def undistort(plane: AnyArray, radial: AnyArray | Sequence[float]) -> AnyArray:
     """Remove radial distortion: the inverse of `distort`, differentiable for PyTorch tensors.
 
-    The inverse of a distorted point p_d is q p_d, where the scalar q is the root of
+    The undistorted point that belongs to a distorted point p_d is q p_d, where the scalar q is the root of
 
         h(q) = q (1 + k1 t q^2 + k2 t^2 q^4) - 1,   t = |p_d|^2.
 

@@ -94,12 +94,14 @@ def projection_jacobian(plane: AnyArray, inverse_depth: AnyArray) -> AnyArray:
 def rotation_jacobian(plane: AnyArray) -> AnyArray:
     """Compute the derivative of `perspective` with respect to a rotation of the point.
 
+    The rotation vector omega moves a point X to exp([omega]x) X; the derivative is taken at omega = 0.
+
     Args:
-        plane: Projections (u, v) at depth one. (..., 2).
+        plane: Projections (u, v) of the points X at depth one. (..., 2).
 
     Returns:
-        Jacobians [[-u v, 1 + u^2, -v], [-(1 + v^2), u v, u]] with respect to the rotation vector omega of X'
-        = exp([omega]x) X, at omega = 0; rows are u and v, columns x, y and z of omega. (..., 2, 3).
+        Jacobians [[-u v, 1 + u^2, -v], [-(1 + v^2), u v, u]]; rows are u and v, columns x, y and z of omega.
+        (..., 2, 3).
     """
     u, v = plane[..., 0], plane[..., 1]
     return _rows((-u * v, 1 + u * u, -v), (-(1 + v * v), u * v, u))

@@ -58,7 +58,7 @@ def rotation_exp(vectors: AnyArray) -> AnyArray:
 def rotation_log(rotations: AnyArray) -> AnyArray:
     """Convert rotation matrices to rotation vectors. (..., 3, 3) -> (..., 3).
 
-    The rotation angles of PyTorch tensors must be well below pi radians.
+    For PyTorch tensors, the result is accurate only if the rotation angles are well below pi radians.
     """
     if not isinstance(rotations, Tensor):
         return Rotation.from_matrix(rotations.reshape(-1, 3, 3)).as_rotvec().reshape(rotations.shape[:-1])

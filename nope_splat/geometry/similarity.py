@@ -40,7 +40,7 @@ class Similarity:
 
 
 def align_similarity(source: Array, target: Array) -> Similarity:
-    """Find the similarity transform that minimizes the sum of squared distances between two point sets.
+    """Find the similarity transform that minimizes the sum of squared distances of corresponding points.
 
     Args:
         source: Points to transform. (n, 3).
@@ -66,8 +66,9 @@ def align_groups(
 ) -> tuple[Array, Array, Array]:
     """Find the weighted least-squares similarity or rigid transform of each group of point pairs.
 
-    With the covariance C of source and target in a group, the rotation maximizes trace(R^T C), and the scale
-    is this maximum divided by the variance of the source (Umeyama, PAMI 1991).
+    In each group, let a and b be the source and target points minus their weighted means, and w the weights.
+    The rotation R maximizes trace(R^T C), where C is the sum of w b a^T. The scale is this maximum divided by
+    the sum of w |a|^2 (Umeyama, PAMI 1991).
 
     Args:
         source: Points to transform. (n, 3).

@@ -104,10 +104,10 @@ def _require_observations(name: str, observations: Observations, num_points: int
 def _require(
     name: str, array: NDArray[Any], kind: str, shape: tuple[int, ...], valid: tuple[int, int] | None = None
 ) -> None:
-    """Raise a ValueError if an array has a wrong type, shape or range.
+    """Raise a ValueError if an array has a wrong type or shape, or contains a value that is not allowed.
 
-    `kind` is the expected `dtype.kind`. `valid` is the range of allowed values, (minimum, maximum + 1); None
-    allows all values.
+    `kind` is the expected `dtype.kind`; floating-point values must be finite. `valid` is the range of allowed
+    values, (minimum, maximum + 1); None allows all values.
     """
     if array.dtype.kind != kind or array.shape != shape:
         raise ValueError(f"{name} has the type {array.dtype} and the shape {array.shape}")

@@ -47,9 +47,9 @@ class PairMatches:
     """Fraction of the matches that are inliers of one homography: near 1 for pure rotation or a planar
     scene."""
     stationary: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
-    """Keypoint indices of matches whose keypoints have the same pixel position in both images and contradict
-    the epipolar geometry, such as keypoints on a logo. Column 0 is the first image. These matches are not
-    contained in `indices`. (S, 2)."""
+    """Keypoint indices of matches that contradict the epipolar geometry and whose two keypoints have the same
+    pixel position, as on a logo. Column 0 contains keypoints of the first image, column 1 keypoints of the
+    second. These matches are not contained in `indices`. (S, 2)."""
     num_second: int = 0
     """Number of matches outside `indices` that are inliers of a second epipolar geometry, such as that of a
     moving object; 0 if no second geometry was found."""
@@ -71,7 +71,8 @@ class PairPointmaps:
     """3D points of the pixels of the first and of the second image, up to scale; NaN for invalid pixels.
     (H, W, 3) each."""
     confidence: tuple[NDArray[np.float32], NDArray[np.float32]]
-    """Confidence of the points of the first and of the second image, greater than one. (H, W) each."""
+    """Confidence of the points of the first and of the second image: greater than one, and larger for more
+    reliable points. (H, W) each."""
 
 
 @dataclass(frozen=True)

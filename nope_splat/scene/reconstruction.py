@@ -52,7 +52,7 @@ class Reconstruction:
     """Width and height of each upright image at full resolution, in pixels. (N, 2)."""
     held_out: NDArray[np.bool_]
     """Whether each image is held out for evaluation. Held-out images are not used for tracks, focal lengths
-    and bundle adjustment. (N,)."""
+    or bundle adjustment. (N,)."""
     registered: NDArray[np.bool_]
     """Whether each image has a pose. Held-out images are registered by resection from the final points.
     (N,)."""

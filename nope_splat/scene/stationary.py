@@ -50,7 +50,7 @@ class StationaryPixels:
         return f"the {' '.join(filter(None, (vertical, horizontal))) or 'middle'} part"
 
     def _spread(self) -> float:
-        """Spread of the stationary cells: 1 for cells all over the image, 0 for cells in one row or column.
+        """Spread of the stationary cells: 1 if they fill the image, 0 if they lie in one row or column.
 
         This is the smaller of the standard deviations of the x positions and of the y positions of the cells,
         divided by the standard deviation of a uniform distribution over the image.

@@ -19,7 +19,7 @@ class Observations:
     """Observations of points in images, sorted by point, then by image."""
 
     point_ids: NDArray[np.int64]
-    """Index of the observed point, or of the observed track. (O,)."""
+    """Index of the observed point; in `Tracks`, index of the track. (O,)."""
     image_ids: NDArray[np.int64]
     """Index of the observing image. (O,)."""
     xy: NDArray[np.floating]

@@ -58,8 +58,9 @@ class Doubts:
     """Square root of the fraction of pairs that contradict the cameras, among the pairs with at least
     `EvidenceOptions.min_num_matches` matches."""
     missing_points: float
-    """Square root of the fraction of image pairs in which most points are missing: points of the first image
-    that should be visible in the second image, but are not observed there."""
+    """Square root of the fraction of image pairs in which most of the expected points are missing. Points of
+    the first image are expected if they should be visible in the second image, and missing if they are not
+    observed there."""
     second_motions: float
     """Fraction of pairs whose matches support a second epipolar geometry, among the pairs with at least
     `EvidenceOptions.min_num_matches` matches."""

@@ -95,7 +95,7 @@ def check_images(options: SfmOptions, folder: ImageFolder, held_out: Sequence[st
 
 
 def _check_multiple_cameras(options: SfmOptions) -> None:
-    """Raise an error for options that support only a single camera."""
+    """Raise an error if an option is used that supports only a single camera."""
     for is_used, option in (
         (options.initial_focal is not None, "initial-focal"),
         (isinstance(options.initialization, MonocularDepthInitialization), "initialization depth"),

@@ -56,7 +56,8 @@ def _refine_principal_point(
 ) -> Mask:
     """Refine the principal points of all cameras whose images determine them.
 
-    Cameras with both portrait and landscape images are excluded, because their principal points differ.
+    Cameras with both portrait and landscape images are excluded, because the principal point differs between
+    the two formats.
 
     Returns:
         Whether each camera's principal point was refined. (K,).
@@ -108,7 +109,8 @@ def _refine_where_determined(
 ) -> Mask:
     """Bundle-adjust with additional free intrinsics, excluding cameras whose images do not determine them.
 
-    Each time a camera is excluded, the state is restored and the bundle adjustment is repeated.
+    Each time cameras are excluded, the state is restored, and the bundle adjustment is repeated with the
+    remaining cameras.
 
     Args:
         state: State with poses and points; changed in place.

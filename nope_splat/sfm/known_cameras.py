@@ -21,44 +21,48 @@ from nope_splat.utils.typing import Array, Indices, Mask
 
 @dataclass(frozen=True)
 class KnownCameras:
-    """Poses of some images and the intrinsics of all cameras."""
+    """Known poses of G images, and known intrinsics of all K cameras."""
 
     image_ids: Indices
     """Indices of the images with a known pose. (G,)."""
     T_world_camera: Array
-    """Camera-to-world transforms, OpenCV axes, centered at the origin with radius ten. (G, 4, 4)."""
+    """Camera-to-world transforms (OpenCV axes) of these images. They are translated and scaled so that the
+    mean camera center is the origin and the largest distance of a camera from the origin is ten.
+    (G, 4, 4)."""
     focal: Array
-    """Focal length of each camera as a share of the longer side. (K,)."""
+    """Focal length of each camera, divided by the longer image side. (K,)."""
     offset: Array
-    """Principal points minus image center, as shares of the longer side. (K, 2)."""
+    """Principal point minus image center of each camera, (x, y), divided by the longer image side. (K, 2)."""
     radial: Array
-    """Radial distortion. (K, 2)."""
+    """Radial distortion k1 and k2 of each camera (see `SharedPinhole`). (K, 2)."""
     source: str = "the known cameras"
     """File or folder that contains the cameras, for messages."""
     origin: Array = field(default_factory=lambda: np.zeros(3))
-    """World coordinates, in the file, of the origin of the centered transforms. (3,)."""
+    """Mean camera center in the world coordinates of the file; the origin of `T_world_camera`. (3,)."""
     unit: float = 1.0
-    """Length, in the world coordinates of the file, of one unit of the centered transforms."""
+    """Length of one unit of `T_world_camera`, in the units of the file."""
     is_corrected: bool = False
-    """Whether the intrinsics are not those of the file, so that the cameras are only a start."""
+    """Whether `correct_intrinsics` has replaced the intrinsics of the file. If True, SfM uses the cameras as
+    initial values only, and keeps the refined cameras."""
 
     @classmethod
     def read(cls, path: Path, names: Sequence[str], held_out: Mask, camera_ids: Indices) -> KnownCameras:
         """Read the cameras of training images.
 
         Args:
-            path: File or folder (see `read_named_cameras`).
-            names: Names of all images, including folders.
-            held_out: Images kept for evaluation. (N,).
-            camera_ids: Camera of each image. (N,).
+            path: File or folder with the cameras (see `read_named_cameras`).
+            names: Names of all N images: paths relative to the image folder.
+            held_out: Whether each image is held out for evaluation; cameras of held-out images are ignored.
+                (N,).
+            camera_ids: Index of the camera (set of intrinsics) of each image. (N,).
 
         Returns:
-            The cameras. If intrinsics differ among images of one camera, their medians are used, and the
-            medians over all images for a camera without known intrinsics.
+            The known cameras of training images. The intrinsics of each of the K cameras are the medians over
+            its training images in the file or, if there are none, over all training images in the file.
 
         Raises:
-            NopeSplatError: If the file cannot be read, has a camera without an image, cameras for fewer than
-                two training images, or all at one place.
+            NopeSplatError: If the file cannot be read, a camera in the file has no image, fewer than two
+                training images have a camera, or all cameras have the same position.
         """
         cameras = _cameras_by_image(read_named_cameras(path), names, path)
         images = np.array([image_id for image_id in sorted(cameras) if not held_out[image_id]], np.int64)
@@ -69,7 +73,7 @@ class KnownCameras:
                 " are needed; add cameras or choose another initialization",
             )
         T_world_camera = np.stack([cameras[image_id].T_world_camera for image_id in images.tolist()])
-        # Files contain rounded rotations, and files of some tools scaled ones.
+        # Rotations in files are rounded, and some tools write rotations multiplied by a scale.
         T_world_camera[:, :3, :3] = nearest_rotation(T_world_camera[:, :3, :3])
         T_world_camera, origin, unit = _normalize(T_world_camera)
         if not unit > 0:
@@ -96,7 +100,10 @@ class KnownCameras:
 
     @property
     def extent(self) -> float:
-        """Twice the largest distance of a camera from the center of all cameras."""
+        """Twice the largest distance of a camera from the mean camera center.
+
+        The unit is that of `T_world_camera`.
+        """
         centers = self.T_world_camera[:, :3, 3]
         return 2 * float(np.linalg.norm(centers - centers.mean(0), axis=1).max())
 
@@ -112,10 +119,10 @@ class KnownCameras:
         return dict(zip(self.image_ids.tolist(), self.T_world_camera, strict=True))
 
     def only(self, image_ids: Indices) -> KnownCameras:
-        """Restrict the poses to those of some images.
+        """Restrict the poses to those of some images, and center and scale these poses again.
 
         Args:
-            image_ids: Indices of the images. (n,).
+            image_ids: Indices of the images; images without a known pose are ignored. (n,).
         """
         kept = np.isin(self.image_ids, image_ids)
         T_world_camera, origin, unit = _normalize(self.T_file_camera[kept])
@@ -124,7 +131,10 @@ class KnownCameras:
         )
 
     def to_lists(self) -> dict[str, object]:
-        """Convert arrays to lists, for a cache key that does not depend on the name of the file."""
+        """Return all fields except `source` by name, with arrays as lists.
+
+        A cache key of this content does not depend on the path of the file.
+        """
         return {
             name: value.tolist() if isinstance(value, np.ndarray) else value
             for name, value in vars(self).items()
@@ -135,19 +145,19 @@ class KnownCameras:
         """Merge the connected components that contain an image with a known camera.
 
         Args:
-            components: Images of each component.
+            components: Image indices of each connected component of the match graph.
 
         Returns:
-            Indices of the images with known cameras and of all images in these components, ascending.
+            Indices of all images in these components and of all images with a known camera, ascending.
         """
         connected = [component for component in components if np.isin(component, self.image_ids).any()]
         return np.unique(np.concatenate([self.image_ids, *connected]))
 
     def register(self, state: SfmState) -> None:
-        """Give images of a state their known poses, and all cameras their known intrinsics.
+        """Set the poses of images with known cameras, and the intrinsics of all cameras, in a state.
 
         Args:
-            state: Modified in place.
+            state: State of SfM; changed in place.
         """
         longer_sides = state.longer_sides
         state.focal, state.offset = self.focal * longer_sides, self.offset * longer_sides[:, None]
@@ -157,18 +167,21 @@ class KnownCameras:
 
 
 def prefer_known_cameras(state: SfmState, known: KnownCameras, options: MapperOptions) -> bool:
-    """Restore the known cameras, in place, unless the images contradict them.
+    """Restore the known cameras after refinement, unless the images contradict them.
 
-    Bundle adjustment follows the noise of the keypoints, so it can only worsen exact cameras. The images
-    contradict known cameras if observations are much noisier than with refined ones.
+    Bundle adjustment fits the cameras to noisy keypoints, so it can only make exact cameras worse. The images
+    contradict the known cameras if the observation noise with the known cameras is at least
+    `GlobalRefinementOptions.max_known_camera_noise_ratio` times the noise with the refined cameras. Before
+    this comparison, the points and the poses of the other images are adjusted to the known cameras. Known
+    cameras with corrected intrinsics are never restored.
 
     Args:
-        state: Refined state that was initialized with the known cameras.
-        known: The cameras.
-        options: Triangulation and bundle adjustment.
+        state: Refined state that was initialized with the known cameras; changed in place.
+        known: The known cameras.
+        options: Options of triangulation, bundle adjustment and refinement.
 
     Returns:
-        Whether the known cameras were restored.
+        Whether the known cameras were restored; if False, the state keeps the refined cameras.
     """
     if known.is_corrected or not state.registered[known.image_ids].all():
         return False
@@ -192,14 +205,17 @@ def prefer_known_cameras(state: SfmState, known: KnownCameras, options: MapperOp
 
 
 def _normalize(T_world_camera: Array) -> tuple[Array, Array, float]:
-    """Center camera-to-world transforms at the origin, with radius ten.
+    """Translate and scale camera poses so that their mean center is the origin and their radius is ten.
+
+    The radius is the largest distance of a camera from the mean center. If it is zero, the poses are only
+    translated.
 
     Args:
-        T_world_camera: The transforms. (n, 4, 4).
+        T_world_camera: Camera-to-world transforms. (n, 4, 4).
 
     Returns:
-        The normalized transforms (n, 4, 4); the old center (3,); the old length of a new unit, zero if all
-        transforms have the same position, which are then only centered.
+        The new transforms (n, 4, 4); the mean camera center in the old coordinates (3,); the length of one
+        new unit in old units, zero if all cameras have the same position.
     """
     centers = T_world_camera[:, :3, 3]
     origin = centers.mean(0)
@@ -212,7 +228,20 @@ def _normalize(T_world_camera: Array) -> tuple[Array, Array, float]:
 def _cameras_by_image(
     cameras: Mapping[str, NamedCamera], names: Sequence[str], source: Path
 ) -> dict[int, NamedCamera]:
-    """Map image indices to cameras by name, with folders or, if that is unique, without."""
+    """Assign cameras to images by name.
+
+    Args:
+        cameras: Cameras by image name. An image name may omit the folders if no two images have the same file
+            name.
+        names: Names of all images: paths relative to the image folder.
+        source: File of the cameras, for the error message.
+
+    Returns:
+        Cameras by image index.
+
+    Raises:
+        NopeSplatError: If a camera belongs to no image.
+    """
     index_of_name = {name: index for index, name in enumerate(names)}
     short = [PurePosixPath(name).name for name in names]
     if len(set(short)) == len(short):

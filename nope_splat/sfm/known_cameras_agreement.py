@@ -23,34 +23,37 @@ from nope_splat.utils.typing import Array, Indices, Mask
 
 @dataclass(frozen=True)
 class PairRays:
-    """Matches of two images as rays of their known intrinsics, which poses are compared with."""
+    """Matches of an image pair as viewing rays, computed with the known intrinsics."""
 
     first: int
     """Index of the first image."""
     second: int
     """Index of the second image."""
     rays: tuple[Array, Array]
-    """Rays through the matches in the coordinates of the first and of the second camera, at depth one. (M, 3)
-    each."""
+    """Undistorted viewing rays of the matched keypoints in the first and in the second image, in the
+    coordinates of the respective camera, scaled to z = 1. (M, 3) each."""
     focals: tuple[float, float]
-    """Focal lengths in feature pixels."""
+    """Focal lengths of the first and of the second camera, in pixels at keypoint resolution."""
     max_error: float
-    """Maximum error of a match that agrees with a relative pose, feature pixels."""
+    """Maximum error of a match that agrees with a relative pose, in pixels at keypoint resolution."""
     options: RelativePoseOptions
-    """Options of the estimated relative pose."""
+    """Options for estimating the relative pose from the matches."""
 
     def share_explained(self, T_second_first: Array) -> float:
-        """Compute the share of the matches that agree with a relative pose.
+        """Compute the fraction of the matches that agree with a relative pose.
 
         Args:
-            T_second_first: Transform from the first to the second camera. (4, 4).
+            T_second_first: Transform from the first to the second camera (OpenCV axes). (4, 4).
         """
         errors = match_errors(T_second_first, *self.rays, *self.focals)
         return float(np.mean(errors <= self.max_error))
 
     @cached_property
     def estimated(self) -> Array:
-        """Relative pose that is estimated from the matches, with a translation of length one. (4, 4)."""
+        """Transform from the first to the second camera (OpenCV axes), estimated from the matches. (4, 4).
+
+        Its translation has length one.
+        """
         rays_first, rays_second = self.rays
         focal_first, focal_second = self.focals
         return estimate_relative_pose(
@@ -63,7 +66,7 @@ class PairRays:
 
     @cached_property
     def share_estimated(self) -> float:
-        """Share of the matches that agree with the estimated relative pose."""
+        """Fraction of the matches that agree with the relative pose `estimated`."""
         return self.share_explained(self.estimated)
 
 
@@ -72,19 +75,19 @@ def match_errors(
 ) -> Array:
     """Compute the errors of matches under a relative pose.
 
-    The error is the Sampson error if the triangulated point is in front of both cameras. Otherwise, it is the
-    distance in the second image if the point were at infinity, because noise puts points that are far away
-    behind the cameras.
+    If the triangulated point of a match is in front of both cameras, the error is the Sampson error.
+    Otherwise, the point is assumed to be at infinity in the direction of the first ray, because noise can
+    move a distant point behind the cameras; the error is then the reprojection error in the second image.
 
     Args:
-        T_second_first: Transform from the first to the second camera. (4, 4).
-        rays_first: Rays in the coordinates of the first camera, at depth one. (M, 3).
-        rays_second: Rays in the coordinates of the second camera, at depth one. (M, 3).
-        focal_first: Focal length of the first camera, feature pixels.
-        focal_second: Focal length of the second camera, feature pixels.
+        T_second_first: Transform from the first to the second camera (OpenCV axes). (4, 4).
+        rays_first: Viewing rays in the coordinates of the first camera, scaled to z = 1. (M, 3).
+        rays_second: Viewing rays in the coordinates of the second camera, scaled to z = 1. (M, 3).
+        focal_first: Focal length of the first camera, in pixels at keypoint resolution.
+        focal_second: Focal length of the second camera, in pixels at keypoint resolution.
 
     Returns:
-        Feature pixels. (M,).
+        Error of each match, in pixels at keypoint resolution. (M,).
     """
     errors = sampson_errors(
         rays_first, rays_second, essential_matrix(T_second_first), focal_first, focal_second
@@ -103,14 +106,15 @@ def match_errors(
 
 
 def pair_rays(problem: SfmProblem, known: KnownCameras) -> list[PairRays]:
-    """Convert the matches of the pairs whose images both have a known camera.
+    """Compute viewing rays for the matches of all pairs in which both images have a known camera.
 
     Args:
-        problem: Verified matches of the training images.
-        known: The cameras.
+        problem: Verified matches of the training images, and `KnownCamerasOptions`.
+        known: The known cameras.
 
     Returns:
-        The pairs with enough matches to contradict the cameras.
+        The pairs with at least `min_num_matches` matches. If a pair has more than `max_num_matches` matches,
+        only every n-th match is used.
     """
     options, groups = problem.options.known_cameras, problem.camera_groups
     longer_sides = groups.longer_sides
@@ -152,33 +156,36 @@ def pair_rays(problem: SfmProblem, known: KnownCameras) -> list[PairRays]:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Agreement of known cameras with the matches of each pair."""
+    """Agreement of known cameras with the matches of each of E image pairs."""
 
     image_ids: Indices
-    """Images of each pair. (E, 2)."""
+    """Image indices of each pair. (E, 2)."""
     agrees: Mask
-    """Whether the matches agree with the poses. (E,)."""
+    """Whether the matches of each pair agree with the known relative pose of its images. (E,)."""
     weights: Array
-    """What each pair counts. (E,)."""
+    """Weight of each pair in sums over pairs, at most 1. (E,)."""
 
     @property
     def share(self) -> float:
-        """Share of the pairs that agree, by weight; 0 without pairs."""
+        """Sum of the weights of agreeing pairs, divided by the sum of all weights; 0 without pairs."""
         return float(self.weights[self.agrees].sum() / max(self.weights.sum(), 1e-300))
 
     @property
     def checked_images(self) -> Indices:
-        """Images in at least one pair, ascending. (n,)."""
+        """Indices of the images in at least one pair, ascending. (n,)."""
         return np.unique(self.image_ids)
 
     def consistent_images(self, min_share: float) -> Indices:
-        """Find the largest consistent set of images.
+        """Find a large set of images whose known cameras agree with the matches.
 
-        Images most of whose pairs with the others disagree are removed, the worst first. Of the groups that
-        agreeing pairs connect, the largest is kept, and another one only if no pair contradicts both.
+        First, images are removed one by one: always the image with the smallest fraction, by weight, of
+        agreeing pairs, until this fraction is at least `min_share` for each remaining image. Pairs with
+        removed images do not count. Then the agreeing pairs connect the remaining images into groups. The
+        largest group is kept. Each smaller group is kept only if there is no image pair between it and the
+        groups kept before it; such a pair would disagree.
 
         Args:
-            min_share: Minimum share, by weight, of the pairs of each image that agree.
+            min_share: Minimum fraction, by weight, of agreeing pairs among the pairs of each image.
 
         Returns:
             Image indices, ascending. (n,).
@@ -193,7 +200,7 @@ class Agreement:
             for column in self.image_ids.T:
                 agreeing += np.bincount(column, self.weights * (inside & self.agrees), num_images)
                 total += np.bincount(column, self.weights * inside, num_images)
-            # Of equally bad images, the one with the least support is removed first.
+            # Among images with the same fraction, remove the one with the smallest weight of agreeing pairs.
             share = np.where(kept, agreeing / np.maximum(total, 1e-300), np.inf)
             worst = int(np.lexsort((agreeing, share))[0])
             if share[worst] >= min_share:
@@ -202,7 +209,14 @@ class Agreement:
         return self._largest_group(kept)
 
     def _largest_group(self, kept: Mask) -> Indices:
-        """Choose the largest group of images that agreeing pairs connect, and groups that agree with it."""
+        """Find the largest group of images connected by agreeing pairs, and groups that do not contradict it.
+
+        Args:
+            kept: Whether each image may be chosen. (n,).
+
+        Returns:
+            Indices of the chosen images, ascending. (m,).
+        """
         num_images = len(kept)
         inside = kept[self.image_ids].all(axis=1)
         edges = self.image_ids[inside & self.agrees]
@@ -222,15 +236,15 @@ class Agreement:
 def measure_agreement(
     pairs: Sequence[PairRays], known: KnownCameras, options: KnownCamerasOptions
 ) -> Agreement:
-    """Compare the relative poses of known cameras with matches.
+    """Compare the relative poses of known cameras with the matches of image pairs.
 
     Args:
-        pairs: Matches of the pairs; pairs with an image without a known camera are skipped.
-        known: The cameras.
-        options: When a pair agrees.
+        pairs: Matches of the pairs; a pair is skipped if one of its images has no known camera.
+        known: The known cameras.
+        options: Thresholds for agreement, and the minimum weight of a pair.
 
     Returns:
-        The agreement.
+        Whether each pair agrees, and its weight.
     """
     poses = dict(zip(known.image_ids.tolist(), known.T_world_camera, strict=True))
     used = [pair for pair in pairs if pair.first in poses and pair.second in poses]
@@ -242,7 +256,7 @@ def measure_agreement(
         np.array(
             [agrees(pair, pose, extent, options) for pair, pose in zip(used, relative, strict=True)], bool
         ),
-        # Matches of views in different directions are few and often wrong.
+        # Matches between views in very different directions are few and often wrong.
         cosines.clip(options.min_weight),
     )
 
@@ -250,18 +264,22 @@ def measure_agreement(
 def agrees(pair: PairRays, T_second_first: Array, extent: float, options: KnownCamerasOptions) -> bool:
     """Decide whether the matches of a pair agree with a known relative pose.
 
-    They agree exactly, with most matches near their epipolar lines, or roughly, with an estimated relative
-    pose nearby; bundle adjustment refines rough cameras.
+    The pair agrees in either of two cases:
+
+    - The known pose is exact: most matches have small errors, and nearly as many as with the relative pose
+      that is estimated from the matches.
+    - The known pose is rough: it is close to the estimated relative pose. Bundle adjustment refines it.
 
     Args:
         pair: The matches.
-        T_second_first: Transform from the first to the second camera. (4, 4).
-        extent: Extent of all known cameras, in the unit of the translation.
+        T_second_first: Known transform from the first to the second camera (OpenCV axes). (4, 4).
+        extent: Extent of all known cameras (see `KnownCameras.extent`), in the unit of the translation of
+            `T_second_first`.
         options: Thresholds.
     """
     share = pair.share_explained(T_second_first)
     if share >= max(options.min_agreement, options.min_relative_agreement):
-        return True  # an estimated pose cannot be so much better
+        return True  # even if all matches agree with the estimated pose, which need not be computed
     if share >= max(options.min_agreement, options.min_relative_agreement * pair.share_estimated):
         return True
     estimated = pair.estimated

@@ -1,4 +1,4 @@
-"""Check of known cameras against verified matches, before anything else uses them."""
+"""Check of known cameras against verified matches, before the cameras are used."""
 
 from __future__ import annotations
 
@@ -26,18 +26,23 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CheckedCameras:
-    """Known cameras that the matches do not contradict."""
+    """Input of SfM after the check of the known cameras (see `check_known_cameras`)."""
 
     problem: SfmProblem
-    """The problem with these cameras, or without known cameras if the matches contradict most of them."""
+    """Input of SfM, with the known cameras that are used; without known cameras if none is used."""
     options: SfmOptions
-    """Options with an initialization that fits."""
+    """Options of SfM. If no known camera is used, their initialization is the two-view initialization."""
     notices: tuple[Notice, ...] = ()
-    """What was not used, and why."""
+    """Notice about the known cameras that are not used, and the reason; empty if all known cameras are
+    used."""
 
     @contextmanager
     def explain_failure(self) -> Iterator[None]:
-        """If the block raises an error, prepend that known cameras were not used: this may be its cause."""
+        """Extend the message of a `NopeSplatError` that is raised in the `with` block.
+
+        If some known cameras are not used, the notice about them is put before the message, because their
+        absence may be the cause of the error.
+        """
         try:
             yield
         except NopeSplatError as error:
@@ -49,17 +54,22 @@ class CheckedCameras:
 def check_known_cameras(problem: SfmProblem, options: SfmOptions, names: Sequence[str]) -> CheckedCameras:
     """Compare known cameras with the matches, and leave out those that the matches contradict.
 
-    Images whose cameras are left out are registered like images without a camera. If most cameras contradict
-    the matches, a wrong focal length is corrected, and otherwise no camera is used. Where a pattern repeats,
-    the matches may be wrong, and cameras are used unless a common mistake explains the matches.
+    1. If the matches contradict any known camera, other focal lengths are tried, also without the known
+       principal point and distortion. The best intrinsics replace the known ones if the matches then
+       contradict fewer cameras.
+    2. If the matches still contradict most cameras, no known camera is used. If they contradict only some
+       cameras, these are left out, and their images are registered like images without a known camera.
+    3. If a pattern repeats within the images, the matches may be wrong. Then step 2 is skipped, and all
+       cameras are used, unless most are contradicted and a common mistake in the file explains the matches.
 
     Args:
-        problem: Problem of all training images.
+        problem: Input of SfM with all training images.
         options: Options of SfM.
         names: Names of all images.
 
     Returns:
-        The cameras that are left; without known cameras, the same problem.
+        The input and the options with which SfM continues, and a notice about cameras that are not used.
+        Without known cameras, input and options are unchanged.
     """
     known = problem.priors.known_cameras
     if known is None:
@@ -71,7 +81,7 @@ def check_known_cameras(problem: SfmProblem, options: SfmOptions, names: Sequenc
 def _check(
     problem: SfmProblem, known: KnownCameras, options: SfmOptions, names: Sequence[str]
 ) -> CheckedCameras:
-    """Compare known cameras with the matches, as in `check_known_cameras`."""
+    """Implement `check_known_cameras` for a problem whose priors contain the cameras `known`."""
     may_match_wrongly = repeats(problem, options.mapper.reliability.evidence)
     contradicted = find_contradicted(problem, known)
     if contradicted is None or len(contradicted):
@@ -96,14 +106,15 @@ def _check(
 
 
 def find_contradicted(problem: SfmProblem, known: KnownCameras) -> Indices | None:
-    """Find the images whose known cameras the matches contradict.
+    """Find the images whose known cameras contradict the matches.
 
     Args:
         problem: Verified matches of the training images.
-        known: The cameras.
+        known: The known cameras.
 
     Returns:
-        Image indices, ascending, (n,); None if that is most of the images, or the others are at one place.
+        Image indices, ascending. (n,). None if too few cameras agree with the matches (see
+        `KnownCamerasOptions.min_consistent`), or if all cameras that remain have the same position.
     """
     options = problem.options.known_cameras
     agreement = measure_agreement(pair_rays(problem, known), known, options)
@@ -118,12 +129,12 @@ def find_contradicted(problem: SfmProblem, known: KnownCameras) -> Indices | Non
 
 
 def _with_cameras(problem: SfmProblem, known: KnownCameras | None) -> SfmProblem:
-    """Replace the known cameras of a problem."""
+    """Replace the known cameras of a problem; None removes them."""
     return replace(problem, priors=replace(problem.priors, known_cameras=known))
 
 
 def _log_correction(known: KnownCameras, corrected: KnownCameras) -> None:
-    """Tell that other intrinsics than the known ones are used."""
+    """Warn the user that the known intrinsics are replaced by corrected intrinsics."""
     factor = float(np.median(corrected.focal / known.focal))
     is_same_lens = np.array_equal(known.radial, corrected.radial)
     is_same_lens &= np.array_equal(known.offset, corrected.offset)
@@ -137,7 +148,7 @@ def _log_correction(known: KnownCameras, corrected: KnownCameras) -> None:
 
 
 def _all_contradict(known: KnownCameras, mistake: Mistake | None) -> Notice:
-    """Create the notice that no known camera is used."""
+    """Create the notice that no known camera is used; `mistake` is the cause, or None if it is unknown."""
     if mistake is None:
         reason, remedy = "", "check that they belong to these photos, their names and their axes"
     else:
@@ -150,7 +161,7 @@ def _all_contradict(known: KnownCameras, mistake: Mistake | None) -> Notice:
 
 
 def _some_contradict(known: KnownCameras, names: Sequence[str]) -> Notice:
-    """Create the notice that some known cameras are not used."""
+    """Create the notice that the known cameras of the images with the given names are not used."""
     subject = f"the camera of {names[0]}" if len(names) == 1 else f"the cameras of {list_names(names)}"
     return Notice(
         "contradicting-known-cameras",

@@ -1,4 +1,4 @@
-"""Common mistakes in files of known cameras, which explain why the cameras contradict the matches."""
+"""Common mistakes in files of known cameras that can explain why the cameras contradict the matches."""
 
 from __future__ import annotations
 
@@ -17,31 +17,36 @@ from nope_splat.sfm.problem import SfmProblem
 from nope_splat.utils.typing import Array
 
 MIRROR = np.diag([-1.0, 1, 1, 1])
-"""Reflection of the world coordinates. (4, 4)."""
+"""Reflection of the world's x axis: multiply camera-to-world transforms by this matrix from the left.
+(4, 4)."""
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """Mistake in a file of known cameras, and the cameras without it."""
+    """Mistake in a file of known cameras, and the corrected cameras."""
 
     cause: str
     """What is wrong in the file; a clause for a message."""
     remedy: str
     """What to do; an imperative clause for a message."""
     corrected: KnownCameras
-    """The cameras without the mistake."""
+    """The cameras after correction of the mistake."""
 
 
 def find_mistake(problem: SfmProblem, known: KnownCameras, names: Sequence[str]) -> Mistake | None:
-    """Find the mistake in the poses without which most pairs agree with their matches.
+    """Find the mistake in a file of known cameras that explains why most pairs disagree with the cameras.
+
+    Each common mistake is corrected in turn. The mistake is the one after whose correction the largest
+    fraction of the pairs, by weight, agrees with the cameras. The search stops early if this fraction reaches
+    `KnownCamerasOptions.min_explained`.
 
     Args:
         problem: Verified matches of the training images.
-        known: Cameras that most pairs contradict.
+        known: Known cameras with which most pairs disagree.
         names: Names of all images.
 
     Returns:
-        The mistake; None if none of the common ones explains the matches.
+        The mistake; None if too few pairs agree after the correction of any common mistake.
     """
     options = problem.options.known_cameras
     pairs = strongest_pairs(pair_rays(problem, known), options)
@@ -57,16 +62,19 @@ def find_mistake(problem: SfmProblem, known: KnownCameras, names: Sequence[str])
 
 
 def correct_intrinsics(problem: SfmProblem, known: KnownCameras) -> KnownCameras:
-    """Find the focal length, with or without the given lens, with which most matches agree with the poses.
+    """Find the intrinsics with which the matches agree best with the known poses.
 
-    Files often have the focal length of photos of another size.
+    The best intrinsics maximize the fraction of agreeing matches, summed over the pairs with the most
+    matches. All focal lengths are multiplied by the same factor, because files often contain the focal length
+    of photos of another size. Principal point offset and distortion keep their known values, or are set to
+    zero if clearly more matches agree then (see `KnownCamerasOptions.min_lens_gain`).
 
     Args:
         problem: Verified matches of the training images.
-        known: Cameras that some pairs contradict.
+        known: Known cameras with which some pairs disagree.
 
     Returns:
-        The cameras with these intrinsics.
+        The known poses with these intrinsics; `is_corrected` is True.
     """
     options = problem.options.known_cameras
     strongest = {(pair.first, pair.second) for pair in strongest_pairs(pair_rays(problem, known), options)}
@@ -89,17 +97,20 @@ def correct_intrinsics(problem: SfmProblem, known: KnownCameras) -> KnownCameras
 
 
 def strongest_pairs(pairs: Sequence[PairRays], options: KnownCamerasOptions) -> list[PairRays]:
-    """Choose the pairs with most matches.
+    """Choose the pairs with the most matches.
 
     Args:
-        pairs: The pairs.
-        options: Their maximum number.
+        pairs: All pairs.
+        options: Maximum number of chosen pairs.
+
+    Returns:
+        The chosen pairs, in descending order of the number of matches.
     """
     return sorted(pairs, key=lambda pair: -len(pair.rays[0]))[: options.max_num_pairs]
 
 
 def _other_focals(known: KnownCameras, options: KnownCamerasOptions) -> Iterator[KnownCameras]:
-    """Yield the cameras with other focal lengths, the most similar ones first."""
+    """Yield the cameras with focal lengths multiplied by a factor, starting with the factor closest to 1."""
     logarithm = np.log(options.max_focal_factor)
     factors = np.exp(np.linspace(-logarithm, logarithm, options.num_focal_factors))
     for factor in sorted(factors.tolist(), key=lambda factor: abs(np.log(factor))):
@@ -107,10 +118,12 @@ def _other_focals(known: KnownCameras, options: KnownCamerasOptions) -> Iterator
 
 
 def possible_mistakes(known: KnownCameras, names: Sequence[str]) -> Iterator[Mistake]:
-    """Yield the mistakes that files of cameras often contain, the most frequent first.
+    """Yield common mistakes in files of cameras, the most frequent mistake first.
+
+    Each mistake contains the corrected cameras.
 
     Args:
-        known: The cameras.
+        known: The cameras as in the file.
         names: Names of all images.
     """
     T = known.T_file_camera
@@ -145,7 +158,12 @@ def possible_mistakes(known: KnownCameras, names: Sequence[str]) -> Iterator[Mis
 
 
 def _signed_axes() -> list[Array]:
-    """Return all permutations and sign changes of camera axes but the identity. (4, 4) each."""
+    """Return all matrices that permute the camera axes and change their signs, except the identity.
+
+    Returns:
+        The matrices, those that permute the fewest axes first; multiply camera-to-world transforms by them
+        from the right. (4, 4) each.
+    """
     changes = []
     for order, signs in product(permutations(range(3)), product((1.0, -1.0), repeat=3)):
         change = np.eye(4)
@@ -155,12 +173,12 @@ def _signed_axes() -> list[Array]:
 
 
 def _moved(known: KnownCameras, cause: str, remedy: str, T_world_camera: Array) -> Mistake:
-    """Create a mistake without which the images have other poses."""
+    """Create a mistake; `T_world_camera` contains the corrected poses. (G, 4, 4)."""
     return Mistake(cause, remedy, replace(known, T_world_camera=T_world_camera))
 
 
 def _reordered(known: KnownCameras, names: Sequence[str]) -> Iterator[Mistake]:
-    """Yield the mistakes in which images have the poses of others."""
+    """Yield the mistakes in which the poses are assigned to the wrong images."""
     ids, poses = known.image_ids, known.T_world_camera
     check = "check the photo names"
     yield Mistake(
@@ -173,7 +191,7 @@ def _reordered(known: KnownCameras, names: Sequence[str]) -> Iterator[Mistake]:
         "the poses are in the opposite order of the photos", check, replace(known, image_ids=ids[::-1])
     )
     order = np.argsort(np.array([names[image_id] for image_id in ids.tolist()]))
-    if (np.diff(order) != 1).any():  # images are in natural order
+    if (np.diff(order) != 1).any():  # natural order of the images differs from alphabetical order
         cause = "the poses and the photos are in different order (photo10 before photo9)"
         for reordered in (poses[order], poses[np.argsort(order)]):
             yield Mistake(cause, check, replace(known, T_world_camera=reordered))

@@ -17,9 +17,9 @@ class IntrinsicsPriorOptions:
     """Standard deviations of the Gaussian priors on the intrinsics in bundle adjustment."""
 
     log_focal_sigma: Annotated[float, POSITIVE] = 0.5
-    """Standard deviation of the natural logarithm of a focal length for which there is no estimate. The prior
-    keeps the focal length near its initial value if the photos do not determine it, and is too weak to matter
-    otherwise."""
+    """Standard deviation of the natural logarithm of a focal length; for focal lengths estimated from
+    pointmaps, it is the upper limit of this standard deviation. The prior keeps the focal length near its
+    initial value if the photos do not determine it, and is too weak to matter otherwise."""
     principal_point_sigma_ratio: Annotated[float, POSITIVE] = 0.02
     """Standard deviation of the principal point from the photo center, as a fraction of the longer side.
     Lenses are centered to about one percent of the sensor; twice that allows for stabilized lenses."""
@@ -67,9 +67,9 @@ class DegeneracyOptions:
     """Detection of planar scenes and of pure camera rotation."""
 
     min_inlier_ratio: Annotated[float, POSITIVE_SHARE] = 0.9
-    """Minimum fraction of matches that are inliers of homographies for a planar scene, or of rotations for
-    pure rotation. In scenes with depth, homographies explain at most 0.8 of the matches, even if one wall
-    dominates."""
+    """A scene counts as planar if at least this fraction of the matches are inliers of homographies. The
+    camera motion counts as pure rotation if also at least this fraction are inliers of rotations. In scenes
+    with depth, homographies explain at most 0.8 of the matches, even if one wall dominates."""
     max_error: Annotated[float, POSITIVE] = 4.0
     """Maximum transfer error of an inlier match of a rotation, in pixels at keypoint resolution; the same
     value as for homographies in geometric verification."""
@@ -112,17 +112,18 @@ class GlobalRefinementOptions:
     prior. With a larger fraction, the photos do not determine the principal point or the distortion, which is
     then not refined."""
     min_distortion_gain: Annotated[float, Ge(1)] = 1.25
-    """Minimum factor by which radial distortion must reduce the observation noise to be refined, if
-    `refine_extra_params` is None. Photos with less distortion give better renderings without undistortion."""
+    """If `refine_extra_params` is None, radial distortion is refined only if the refinement divides the
+    observation noise by at least this factor. Photos with less distortion give better renderings without
+    undistortion."""
     min_num_observations: Annotated[int, COUNT] = 10
     """Minimum number of observations of a registered photo; photos with fewer are unregistered."""
     max_known_camera_noise_ratio: Annotated[float, Ge(1)] = 1.25
     """Maximum ratio of the observation noise with known cameras to the noise with refined cameras. With a
     smaller ratio, the known cameras are kept unchanged; otherwise the refined cameras are used."""
     max_focal_uncertainty: Annotated[float, POSITIVE] = 0.1
-    """Maximum relative uncertainty (three standard deviations) of a focal length that the photos determine. A
-    more uncertain focal length is reported. If the scene is planar or `initial_focal` is set, it is kept
-    fixed instead."""
+    """Maximum relative uncertainty of a focal length that the photos determine: three standard deviations,
+    divided by the focal length. If the uncertainty is larger, there is a warning. If in addition the scene is
+    planar or `initial_focal` is set, the cameras are computed again with a fixed focal length."""
     min_distortion: Annotated[float, POSITIVE] = 0.1
     """Minimum displacement by radial distortion, in pixels at keypoint resolution. If no pixel is displaced
     by more, the distortion is set to zero, because many tools do not support distortion."""
@@ -133,53 +134,60 @@ class KnownCamerasOptions:
     """Comparison of known cameras with verified matches, before the cameras are used."""
 
     min_num_matches: Annotated[int, COUNT] = 30
-    """Minimum number of matches with which a pair of photos can contradict the known cameras."""
+    """Minimum number of matches of a pair of photos; pairs with fewer are not compared with the known
+    cameras."""
     max_num_matches: Annotated[int, COUNT] = 200
-    """Maximum number of matches per pair that are compared with the known cameras; more are sampled."""
+    """Maximum number of matches per pair that are compared with the known cameras; if a pair has more, only
+    every n-th match is used."""
     max_error: Annotated[float, POSITIVE] = 2.0
-    """Maximum error of a match that agrees with two known cameras, in pixels at keypoint resolution. If
-    `max_error_ratio` allows a larger error, the larger one counts."""
+    """Maximum Sampson error of a match that agrees with two known cameras, in pixels at keypoint resolution.
+    The larger of this limit and that of `max_error_ratio` applies."""
     max_error_ratio: Annotated[float, POSITIVE] = 0.005
-    """Maximum error of a match that agrees with two known cameras, as a fraction of the longer side."""
+    """Maximum Sampson error of a match that agrees with two known cameras, as a fraction of the longer side.
+    The larger of this limit and that of `max_error` applies."""
     min_agreement: Annotated[float, POSITIVE_SHARE] = 0.6
     """Two known cameras are exact if at least this fraction of the matches of their photos agrees with them
     and `min_relative_agreement` is met."""
     min_relative_agreement: Annotated[float, POSITIVE_SHARE] = 0.9
-    """Minimum number of matches that agree with two exact cameras, as a fraction of the inliers of the
-    estimated relative pose."""
+    """Two known cameras are exact only if the number of matches that agree with them is at least this
+    fraction of the number of matches that agree with a relative pose estimated from the matches."""
     max_num_trials: Annotated[int, COUNT] = 500
     """Maximum number of RANSAC iterations for the estimated relative pose."""
     max_rotation: Annotated[float, POSITIVE] = 7.0
-    """Maximum angle, in degrees, between the relative rotation of two known cameras and the estimated
-    relative rotation, if the cameras are rough. Bundle adjustment corrects rough cameras."""
+    """Two known cameras that are not exact still agree with the matches if the angle between their relative
+    rotation and the estimated one is at most this value, in degrees, and `max_translation` is met. Bundle
+    adjustment corrects such rough cameras."""
     max_translation: Annotated[float, POSITIVE] = 0.05
-    """Maximum distance between the relative translation of two known cameras and the estimated one, if the
-    cameras are rough, as a fraction of the extent of all known cameras."""
+    """Maximum distance between the relative translation of two rough known cameras and the estimated one,
+    scaled to the same length, as a fraction of the extent of all known cameras. The extent is twice the
+    largest distance of a camera from the mean camera center."""
     min_weight: Annotated[float, POSITIVE_SHARE] = 0.1
-    """Minimum weight of a pair. The weight is the cosine of the angle between the viewing directions of the
-    two cameras, because photos from different directions often have wrong matches."""
+    """Minimum weight of a pair. The weight is the cosine of the angle of the relative rotation of the two
+    cameras, because photos from different directions often have wrong matches."""
     min_consistency: Annotated[float, POSITIVE_SHARE] = 0.5
-    """A known camera is used only if at least this fraction, by weight, of the pairs of its photo agrees with
-    it."""
+    """A known camera is consistent if at least this fraction, by weight, of the pairs of its photo with other
+    consistent cameras agrees. A mistake in the file is reported only if more than this fraction of all pairs
+    agrees after its correction."""
     min_consistent: Annotated[float, POSITIVE_SHARE] = 0.5
-    """The known cameras are used only if at least this fraction of them is consistent; otherwise all of them
-    are ignored."""
+    """If less than this fraction of the compared known cameras is consistent (see `min_consistency`), no
+    known camera is used, unless a pattern repeats in the photos and may cause wrong matches."""
     max_num_pairs: Annotated[int, COUNT] = 60
     """Maximum number of pairs with which common mistakes in the file are tested; the pairs with the most
     matches are used."""
     min_num_agreeing_pairs: Annotated[int, COUNT] = 3
-    """A mistake is named only if at least this number of pairs agrees once it is corrected; fewer pairs can
-    agree by chance."""
+    """A mistake in the file is reported only if at least this number of pairs agrees with the corrected
+    cameras; fewer pairs can agree by chance."""
     min_explained: Annotated[float, POSITIVE_SHARE] = 0.9
-    """A mistake is accepted without testing others if at least this fraction, by weight, of the pairs agrees
-    once it is corrected."""
+    """A mistake in the file is reported without testing other mistakes if at least this fraction, by weight,
+    of the pairs agrees with the corrected cameras."""
     max_focal_factor: Annotated[float, Gt(1)] = 4.0
-    """Maximum factor by which a known focal length is tested to be too short or too long."""
+    """If known cameras contradict the matches, other focal lengths are tested: from the known focal length
+    divided by this factor to the known focal length multiplied by this factor."""
     num_focal_factors: Annotated[int, Ge(3)] = 31
-    """Number of factors on the known focal length that are tested, in a geometric series."""
+    """Number of focal lengths tested in the range of `max_focal_factor`, in a geometric series."""
     min_lens_gain: Annotated[float, Ge(1)] = 1.1
-    """The known principal point and distortion are ignored if at least this factor more matches agree with
-    the cameras without them."""
+    """If other focal lengths are tested, the known principal point and distortion are ignored if the fraction
+    of agreeing matches without them is more than this factor times the fraction with them."""
 
 
 @dataclass(frozen=True)
@@ -189,16 +197,17 @@ class MapperOptions:
     min_tri_angle: Annotated[float, Interval(gt=0, le=90)] = 1.5
     """Minimum triangulation angle of a point, in degrees; points with a smaller angle are removed."""
     refine_principal_point: bool = True
-    """Whether to refine the principal point of a camera. It is refined only if all photos of the camera have
-    the same orientation and determine it."""
+    """Whether to refine the principal point of each camera. It is refined only for cameras whose photos
+    determine it, and whose photos are all in portrait or all in landscape format."""
     refine_extra_params: bool | None = True
-    """Whether to refine radial distortion, if the photos determine it. None: only if distortion also reduces
-    the noise of the observations by a fifth."""
+    """Whether to refine the radial distortion of each camera whose photos determine it. None: refine it only
+    if the refinement also reduces the noise of the observations by at least a fifth."""
     ba_device: Literal["cpu", "cuda"] = "cpu"
     """Device for bundle adjustment; a GPU is faster only for hundreds of photos."""
     re_max_epipolar_error: Suppress[Annotated[float, POSITIVE]] = 4.0
-    """Maximum Sampson error of a match used in retriangulation, in pixels at keypoint resolution. It is
-    larger than in matching, because poses are not final yet."""
+    """Maximum Sampson error of a match used in retriangulation, and maximum reprojection error of an
+    observation there, in pixels at keypoint resolution. It is larger than in matching, because poses are not
+    final yet."""
     coarse_max_reproj_error_ratios: Suppress[tuple[float, ...]] = (0.05, 0.01)
     """Maximum reprojection error of an observation in each of the first bundle adjustments after
     initialization by depth maps, pointmaps or known cameras, as a fraction of the longer side. Large values
@@ -212,7 +221,7 @@ class MapperOptions:
     two_view: Suppress[TwoViewPoseOptions] = field(default_factory=TwoViewPoseOptions)
     """Estimation of the relative poses of verified pairs."""
     known_cameras: Suppress[KnownCamerasOptions] = field(default_factory=KnownCamerasOptions)
-    """Comparison of known cameras with verified matches, before they are used."""
+    """Comparison of known cameras with verified matches, before the cameras are used."""
     refinement: Suppress[GlobalRefinementOptions] = field(default_factory=GlobalRefinementOptions)
     """Final refinement of all poses, points and intrinsics."""
     reliability: Suppress[ReliabilityOptions] = field(default_factory=ReliabilityOptions)

@@ -44,10 +44,12 @@ class SfmOptions:
     """Source of the monocular depth maps."""
     camera_per: Literal["size", "folder"] = "size"
     """Which photos share a camera, that is, focal length, principal point and distortion. "size": photos of
-    the same size, in portrait or landscape. "folder": photos of the same size in the same folder."""
+    the same size, where portrait and landscape format count as the same. "folder": photos of the same size in
+    the same folder."""
     initial_focal: Annotated[float | None, POSITIVE] = None
     """Initial focal length, in pixels of the full-resolution photos. By default it is estimated from the
-    matches; initialization by depth starts from a field of view of 60 degrees instead."""
+    matches or, if the matcher predicts pointmaps, from the pointmaps; initialization by depth starts from a
+    field of view of 60 degrees instead."""
     keep_doubtful: bool = False
     """Whether to keep photos if most of their matches contradict their pose; by default such photos are
     unregistered."""

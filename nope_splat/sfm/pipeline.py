@@ -199,7 +199,9 @@ class RegisteredComponent:
 def reconstruct_determined_cameras(
     whole: SfmProblem, components: Sequence[Indices], options: SfmOptions
 ) -> tuple[Indices, SfmProblem, RegisteredComponent]:
-    """Reconstruct one connected component, with a fixed focal length if the images do not determine it.
+    """Reconstruct one connected component, and repeat it with a fixed focal length if necessary.
+
+    `needs_fixed_focal` decides whether it is necessary.
 
     Args:
         whole: Matches and priors of all training images.
@@ -231,6 +233,8 @@ def reconstruct_first_component(
     whole: SfmProblem, components: Sequence[Indices], options: SfmOptions
 ) -> tuple[Indices, SfmProblem, RegisteredComponent]:
     """Reconstruct the first connected component that has parallax and can be initialized.
+
+    With known cameras, parallax is not required.
 
     Args:
         whole: Matches and priors of all training images.
@@ -298,7 +302,8 @@ def register_from_best_start(problem: SfmProblem, options: SfmOptions) -> Regist
         options: Options of SfM.
 
     Returns:
-        The result with the most registered images; None if every result has fewer than two.
+        The result with the most registered images and, among these, the most inlier observations; None if
+        every result has fewer than two registered images.
     """
     best = None
     for start in options.initialization.starts(problem):
@@ -335,10 +340,14 @@ def _better(best: RegisteredComponent | None, candidate: RegisteredComponent) ->
 
 
 def needs_fixed_focal(problem: SfmProblem, uncertainty: float) -> bool:
-    """Decide whether the focal length is so uncertain that the reconstruction is repeated with a fixed one.
+    """Decide whether the reconstruction must be repeated with a fixed focal length.
 
-    The focal length is fixed only if the scene is planar, since images of a plane may agree with any focal
-    length, or if the user gave a focal length, which is then better than an uncertain estimate.
+    Three conditions must hold:
+
+    - Three standard deviations of the focal length exceed `GlobalRefinementOptions.max_focal_uncertainty`.
+    - There are no known cameras.
+    - The scene is planar, or the user gave a focal length. Images of a plane may agree with any focal length,
+      and a given focal length is better than an uncertain estimate.
 
     Args:
         problem: Matches and priors of one connected component.

@@ -34,8 +34,8 @@ class Priors:
     """Monocular depth maps of training images, by image index; None if the initialization does not use depth
     maps."""
     initial_focal: float | None = None
-    """Focal length given by the user, in pixels of the full-resolution images; None if it is estimated. All
-    images must share one camera."""
+    """Focal length given by the user, in pixels of the full-resolution images; None if it is estimated. If it
+    is given, all images must share one camera."""
     fix_focal: bool = False
     """Whether to keep the focal length fixed: at the value given by the user or, without such a value, at the
     mean of the prior."""
@@ -61,8 +61,8 @@ class SfmProblem:
     """Input of SfM: verified matches, with priors and options.
 
     The matches are those of all training images, or of one connected component of the match graph.
-    `keypoints` and `camera_groups` contain all images, including held-out images, but only images in `pairs`
-    or `pointmaps` are reconstructed.
+    `keypoints` and `camera_groups` contain all images, including held-out images. Only images in `pairs` or
+    `pointmaps`, and images with a known camera, are reconstructed.
     """
 
     keypoints: Sequence[Keypoints]
@@ -144,7 +144,7 @@ class SfmProblem:
 
     @property
     def focal_prior(self) -> FocalPrior | None:
-        """Prior on the focal lengths from pointmaps; None without pointmaps or with known cameras."""
+        """Prior on the focal lengths from `focal_estimates`; None without pointmaps or with known cameras."""
         if self.focal_estimates is None:
             return None
         mean, sigma = np.array([(estimate.focal, estimate.sigma) for estimate in self.focal_estimates]).T

@@ -35,8 +35,8 @@ def to_reconstruction(
         graph: The match graph.
 
     Returns:
-        The reconstruction, in which all points are black, and the index of the point of each keypoint of each
-        image, -1 for keypoints without a point. (K,) each.
+        The reconstruction, without colors (all points are black), resections and failures; and one array per
+        image with the point index of each keypoint of the image, -1 for keypoints without a point. (K,) each.
     """
     camera_groups = problem.camera_groups
     rows = np.flatnonzero(state.inlier)
@@ -131,7 +131,8 @@ def focal_uncertainty(state: SfmState, options: MapperOptions) -> float:
         options: Options of bundle adjustment.
 
     Returns:
-        Standard deviation divided by the focal length; zero if the focal length is fixed.
+        Standard deviation divided by the focal length, the largest value if there are several cameras; zero
+        if the focal length is fixed, infinite if the observations do not constrain the cameras.
     """
     has_offset, has_distortion = np.any(state.offset, axis=1), np.any(state.radial, axis=1)
     return state.focal_uncertainty(has_offset, has_distortion, options.ba_device)

@@ -22,12 +22,13 @@ def rebuild_tracks(state: SfmState, problem: SfmProblem, extra: Sequence[PairMat
     """Rebuild tracks and points from the matches that agree with the poses.
 
     A wrong match merges two tracks into an inconsistent track, which is discarded; repeated structures cause
-    many such matches. Epipolar errors with known poses reject most wrong matches.
+    many such matches. Epipolar errors computed from the poses of the state reject most wrong matches.
 
     Args:
         state: State with poses.
         problem: All verified matches of the connected component.
-        extra: Matches of unregistered images, which are used without a test.
+        extra: Matches of pairs with an unregistered image, which are used without a test; other matches of
+            unregistered images are not used.
 
     Returns:
         A state with the same poses and intrinsics, and with new tracks and points.

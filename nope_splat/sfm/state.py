@@ -240,13 +240,13 @@ class SfmState:
         )
 
     def visible_observations(self) -> Indices:
-        """Return the indices of observations of triangulated tracks in unregistered images. (n,)."""
+        """Return the indices of observations that triangulated tracks have in unregistered images. (n,)."""
         return np.flatnonzero(self.has_point[self.track_ids] & ~self.registered[self.image_ids])
 
     def noise(self, rows: Indices, min_num_samples: int = 50) -> float:
-        """Estimate the noise of observations from the median of their reprojection errors.
+        """Estimate the ratio of the actual noise of observations to `sigma` from their reprojection errors.
 
-        The median is robust to outliers. Tracks with only two observations are skipped: their points adapt to
+        The median of the errors is used. Tracks with only two observations are skipped: their points adapt to
         the noise, so that only the noise across the epipolar lines remains.
 
         Args:
@@ -293,7 +293,8 @@ class SfmState:
             options: Intrinsics to refine, stopping criteria and device.
             rows: Whether to use each observation; outliers are never used. By default all inliers are used.
                 (O,).
-            free_images: Whether to refine the pose of each image; by default all poses are refined. (N,).
+            free_images: Whether to refine the pose of each image; by default all poses are refined. (N,). If
+                all poses are free, the first one is kept fixed to fix the world frame.
 
         Returns:
             The result; None if there are too few observations.
