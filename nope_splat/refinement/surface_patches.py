@@ -61,7 +61,7 @@ class PatchEquations:
     prior: Tensor
     """Information matrix of the prior on each displacement. (P, 3, 3), float64."""
     gradient: Tensor
-    """Gradient of the cost by each displacement. (P, 3), float64."""
+    """Gradient of the cost with respect to each displacement. (P, 3), float64."""
 
 
 def nearest_centers(points: Tensor, centers: Tensor) -> Tensor:

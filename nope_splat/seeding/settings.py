@@ -15,7 +15,7 @@ from nope_splat.utils.ranges import COUNT, NOT_NEGATIVE, POSITIVE
 
 @dataclass(frozen=True)
 class ViewSelectionConfig:
-    """Selection of the source views of an image: the images to which optical flow is computed from it."""
+    """Selection of source views. Optical flow is computed from each image to its source views."""
 
     min_shared_points: Annotated[int, COUNT] = 30
     """Minimum number of track points shared by an image and its source view; pairs of images with fewer are
