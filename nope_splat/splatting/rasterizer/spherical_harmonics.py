@@ -61,7 +61,10 @@ def evaluate(degree, x, y, z, values):
 
 @inlined
 def direction_gradient(degree, x, y, z, d):
-    """Compute the gradient of the direction (x, y, z) from the gradient `d` of the harmonics' values."""
+    """Compute the gradient of the loss with respect to the view direction (x, y, z), three numbers.
+
+    `d` ((degree + 1)^2,) is the gradient of the loss with respect to the values of the spherical harmonics.
+    """
     d_x = d_y = d_z = 0.0
     if degree >= 1:
         d_x = -C1 * d[3]
