@@ -100,7 +100,7 @@ class Correspondences2d3d:
             noise: Standard deviation of the residuals at depth one.
 
         Returns:
-            Matrix (6, 6) and gradient (6,) over rotation, then translation.
+            Normal matrix (6, 6) and gradient (6,) of the pose increment: rotation (3), then translation (3).
         """
         residuals, projected, depths = self.residuals(T_camera_world)
         weight = cauchy_weight(residuals.square().sum(-1) / noise**2) / noise**2

@@ -123,7 +123,7 @@ class SurfacePatches:
 
         Args:
             pixels: Equations of the used pixels.
-            patch_ids: Patches of the pixels, from `patches_of_pixels`. (N,).
+            patch_ids: Index of the patch of each of the N pixels, from `patches_of_pixels`. (N,).
             T_camera_world: World-to-camera transform of the view. (4, 4).
 
         Returns:

@@ -35,8 +35,8 @@ class InterpolationConfig:
     min_points: Annotated[int, Ge(9)] = 16
     """Minimum number of track points in an image; images with fewer get no seeds."""
     num_neighbors: Annotated[int, Interval(ge=1, le=8)] = 8
-    """Number of nearest track points with which the inverse depth of a track point is compared to detect
-    outliers."""
+    """Number of neighbors used to detect outliers: the inverse depth of a track point is compared with that of
+    its nearest track points in the image."""
     max_spread: Annotated[float, NOT_NEGATIVE] = 5.0
     """Outlier threshold for the inverse depth q of a track point, given the median m and the median absolute
     deviation s of the inverse depths of its neighbors. The point is removed if |q - m| is at least
@@ -49,11 +49,11 @@ class InterpolationConfig:
     """Spacing, in pixels, of the grid on which the triangulation is evaluated; larger values are faster but
     less precise."""
     num_border_columns: Annotated[int, Ge(2)] = 13
-    """Number of points added along the top border, including both corners, and again along the bottom border.
-    They extend the triangulation to the image border."""
+    """Number of points added along the top border, including both corners; the bottom border gets the same
+    number. These points extend the triangulation to the image border."""
     num_border_rows: Annotated[int, Ge(2)] = 9
-    """Number of points added along the left border, including both corners, and again along the right border.
-    They extend the triangulation to the image border."""
+    """Number of points added along the left border, including both corners; the right border gets the same
+    number. These points extend the triangulation to the image border."""
     num_border_neighbors: Annotated[int, Ge(2)] = 5
     """Number of nearest track points whose median inverse depth is assigned to a border point."""
 

@@ -57,8 +57,8 @@ class SeedingView:
             points: World coordinates. (P, 3).
 
         Returns:
-            Pixel coordinates (P, 2) and depths (P,). Pixel coordinates are valid only for depths beyond the
-            near plane.
+            Pixel coordinates (P, 2), and depths in world units (P,). Pixel coordinates are valid only for
+            depths beyond the near plane.
         """
         camera = points @ self.R_camera_world.T + self.t_camera_world
         xy = project(camera, self.focal, min_depth=self.near_plane) + self.principal_point

@@ -23,8 +23,9 @@ def max_num_gaussians(num_pixels: int, sh_degree: int = 3) -> int:
         sh_degree: Degree of the spherical harmonics.
 
     Returns:
-        3 `num_pixels` divided by the number of parameters of one Gaussian, rounded down. These are spherical
-        harmonics (3 (sh_degree + 1)^2), mean (3), scales (3), quaternion (4) and opacity (1).
+        The number of color values, 3 `num_pixels`, divided by the number of parameters of one Gaussian, and
+        rounded down. The parameters of a Gaussian are spherical harmonics (3 (sh_degree + 1)^2), mean (3),
+        scales (3), quaternion (4) and opacity (1).
     """
     return 3 * num_pixels // (3 * (sh_degree + 1) ** 2 + 3 + 3 + 4 + 1)
 

@@ -88,7 +88,7 @@ class TileLists(NamedTuple):
         order: Indices of the visible (not culled) Gaussians, front to back. (visible,), int32.
         part_offsets: For each run of consecutive Gaussians in `order` and each tile, the position at which
             the run's next intersection is written. `fill_tiles` advances these positions.
-            (runs, at least tiles), int64.
+            (runs, tiles + padding), int64.
         tile_offsets: Start of each tile's list in `splats` and `slots`. The last entry is the number of
             intersections. (tiles + 1,), int64.
         splats: Index of the Gaussian of every intersection, tile by tile. (intersections,), int32.
@@ -260,9 +260,9 @@ def count_intersections(counter, order, records, tile_shift, tiles_wide, tiles_h
                         tile_counts, slot_counts):  # fmt: skip
     """Count the intersections of splats with tiles.
 
-    Adds the number of intersections of each run of consecutive splats in `order` with each tile to
-    `tile_counts` (runs, at least tiles), and writes the number of intersections of each splat to
-    `slot_counts` (N,).
+    `order` is divided into runs of consecutive splats. For each run and each tile, the number of
+    intersections is added to `tile_counts` (runs, tiles + padding). For each splat, the number of
+    intersections is written to `slot_counts` (N,).
     """
     parts = len(tile_counts)
     spans = np.empty((tiles_high, 2), np.int64)

@@ -164,7 +164,7 @@ def rasterization(
 
 
 def fold_intrinsics(viewmats: Tensor, Ks: Tensor) -> Tensor:
-    """Route the gradient of `Ks` through the view matrices, for rasterizers without gradients of `Ks`.
+    """Make the view matrices carry the gradient of `Ks`, for rasterizers without gradients of `Ks`.
 
     gsplat differentiates with respect to the view matrices but not with respect to `Ks`. A pinhole image
     depends on the focal length f, the principal point c and camera coordinates (X, Y, Z) only through f X / Z

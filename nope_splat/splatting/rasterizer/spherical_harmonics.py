@@ -100,10 +100,10 @@ def view_direction(means, index, center):
 
 @kernel
 def shade(counter, degree, means, center, coefficients, radii, colors):
-    """Evaluate the RGB colors (N, 3) of all Gaussians in one camera from spherical-harmonics coefficients.
+    """Evaluate the RGB colors of all Gaussians in one camera from spherical-harmonics coefficients.
 
-    `coefficients` has the shape (N, K, 3), `center` (the camera center) the shape (3,). Culled Gaussians
-    (radius zero) get color zero.
+    Writes `colors` (N, 3). `coefficients` has the shape (N, K, 3), `center` (the camera center) the shape
+    (3,). Culled Gaussians (radius zero) get color zero.
     """
     terms = (degree + 1) ** 2
     values = np.empty(terms, np.float32)
