@@ -65,7 +65,10 @@ class JointResult:
 
     @property
     def change_percent(self) -> float:
-        """Relative change of the joint cost over all steps in percent, negative if the cost decreased."""
+        """Relative change of the joint cost in percent, negative if the cost decreased.
+
+        The change over all steps is the product of the ratios after / before of the steps, minus one.
+        """
         return 100 * (math.prod(after / before for before, after in self.costs) - 1)
 
 
@@ -80,7 +83,7 @@ def adjust_jointly(
 
     Each kind of residual is divided by its noise, estimated from the median absolute residual, and the
     photometric cost is weighted by `information_weight` because pixels are correlated. The relative weight of
-    the two costs therefore follows from the number and accuracy of observations and pixels, and is not an
+    the two costs therefore follows from the number and accuracy of observations and pixels, and needs no
     option.
 
     Args:
@@ -238,7 +241,10 @@ class PhotometricSystem:
 
 
 def _in_pixels(pixels: PixelEquations, intrinsics: Tensor) -> PixelEquations:
-    """Convert the derivatives by the principal point, given per focal length, to derivatives per pixel.
+    """Convert derivatives with respect to the principal point from units of focal length to pixels.
+
+    `motion_on_plane` differentiates with respect to the principal point in units of focal length, whereas the
+    variables of a `BundleProblem` are in pixels. These derivatives are divided by the focal length in pixels.
 
     Args:
         pixels: Equations of a view's pixels. If they have 7 variables, the principal point is not refined,
@@ -279,7 +285,7 @@ def _photometric_share(photometric: Tensor, joint: NormalEquations) -> float:
 
 
 def _track_noise(problem: BundleProblem) -> float:
-    """Estimate the factor by which the noise of the observations exceeds `sigma` of the problem.
+    """Estimate the ratio of the actual noise of the observations to `sigma` of the problem.
 
     The estimate is corrected for the degrees of freedom of the fitted cameras and points.
     """

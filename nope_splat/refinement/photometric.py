@@ -1,8 +1,9 @@
 """Photometric alignment: normal equations of the color residuals between renderings and images.
 
-Computing a step from a rendering needs no further rendering. A pose increment xi moves the projection of a
-pixel's scene point from x to x + J xi, where J is the Jacobian of the projection at the rendered depth. To
-first order, the color of the rendering changes by -grad(I) J xi, with the image gradient grad(I).
+A step is computed from one rendering per view, without differentiating the rasterizer. A pose increment xi
+moves the projection of a pixel's scene point from x to x + J xi, where J is the Jacobian of the projection at
+the rendered depth. To first order, the color of the rendering changes by -grad(I) J xi, with the image
+gradient grad(I).
 Gauss-Newton finds the xi that minimizes the residuals, rendering minus image (Lucas and Kanade 1981). grad(I)
 is the mean of the gradients of rendering and image, as in Benhimane and Malis (2004).
 """
@@ -58,7 +59,7 @@ class RenderedView:
     pose and focal length are refined. (2,)."""
 
     def downsampled(self, level: int = 1) -> RenderedView:
-        """Halve the resolution one or more times by averaging 2 x 2 pixels.
+        """Halve the resolution `level` times by averaging blocks of 2 x 2 pixels.
 
         Odd last rows and columns are dropped. A pixel is used only if all four of its source pixels are used.
 
@@ -104,11 +105,13 @@ class PixelEquations(NamedTuple):
     """
 
     jacobian: Tensor
-    """Derivatives of the image motion, in pixels, by the variables of `motion_on_plane`. (N, 2, 7 or 11)."""
+    """Derivatives of the image motion, in pixels, with respect to the variables of `motion_on_plane`.
+    (N, 2, 7 or 11)."""
     tensor: Tensor
     """Matrices A: structure tensors of the image, with robust weights. (N, 2, 2)."""
     vector: Tensor
-    """Vectors v: gradients of half the photometric cost by the image motion, at zero motion. (N, 2)."""
+    """Vectors v: gradients of half the photometric cost with respect to the image motion, at zero motion.
+    (N, 2)."""
 
     def in_double(self) -> Iterator[tuple[slice, PixelEquations]]:
         """Convert the equations to double precision in chunks of pixels.
@@ -125,7 +128,7 @@ class PixelEquations(NamedTuple):
             yield rows, PixelEquations(*(values[rows].double() for values in self))
 
     def sum(self) -> ViewEquations:
-        """Sum the equations of all pixels to the normal equations of the view."""
+        """Sum the equations of all pixels, which gives the normal equations of the view."""
         count = self.jacobian.shape[-1]
         matrix = self.jacobian.new_zeros(count, count, dtype=torch.float64)
         gradient = matrix.new_zeros(count)
@@ -194,7 +197,7 @@ def photometric_cost(view: RenderedView, noise: float) -> float:
         noise: Standard deviation of the residuals, in units of color (0 to 1).
 
     Returns:
-        Cost, with residuals in standard deviations.
+        Cost of the residuals divided by `noise`.
     """
     return float(cauchy_cost(_squared(view.residuals(), noise)).double().sum())
 
@@ -260,17 +263,19 @@ def information_weight(pixels: PixelEquations, used: Tensor, num_blocks: int = 1
 def motion_on_plane(plane: Tensor, depth: Tensor, radial: Tensor | None = None) -> Tensor:
     """Compute the derivatives of projections at depth one with respect to camera pose and intrinsics.
 
-    With distortion, the derivatives are those of the distorted point d(p), as in bundle adjustment.
+    With distortion, the derivatives are those of the distorted projection d(p) (see `geometry.distortion`),
+    as in bundle adjustment.
 
     Args:
-        plane: Undistorted projections p at depth one. (N, 2).
-        depth: Depths (z) of the points. (N,).
+        plane: Undistorted projections p of N points at depth one. (N, 2).
+        depth: Depths (z) of the points in world units. (N,).
         radial: Distortion coefficients k1 and k2; None if distortion is neither present nor refined. (2,).
 
     Returns:
-        Derivatives by the rotation (3) and translation (3) increments of `rigid.move_poses` and by the
-        logarithm of the focal length (1). (N, 2, 7). With `radial`, also by the principal point in units of
-        focal length (2), k1 and k2. (N, 2, 11).
+        Derivatives with respect to the following variables, in this order: the rotation (3) and translation
+        (3) increments of `rigid.move_poses`, and the logarithm of the focal length (1). (N, 2, 7). With
+        `radial`, these are followed by the principal point in units of focal length (2), k1 and k2.
+        (N, 2, 11).
     """
     pose = torch.cat([rotation_jacobian(plane), projection_jacobian(plane, 1 / depth)], -1)
     if radial is None:

@@ -100,7 +100,7 @@ class Correspondences2d3d:
             noise: Standard deviation of the residuals at depth one.
 
         Returns:
-            Matrix (6, 6) and gradient (6,) over rotation, then translation.
+            Normal matrix (6, 6) and gradient (6,) of the pose increment: rotation (3), then translation (3).
         """
         residuals, projected, depths = self.residuals(T_camera_world)
         weight = cauchy_weight(residuals.square().sum(-1) / noise**2) / noise**2
@@ -119,18 +119,19 @@ def minimize(
     max_steps: int,
     pyramid_levels: tuple[int, ...] = (2, 1, 0),
 ) -> Tensor:
-    """Refine a pose by minimizing its photometric plus its reprojection cost, from coarse to fine resolution.
+    """Refine a pose by minimizing the sum of its photometric cost and reprojection cost.
+
+    The pose is refined at several image resolutions, from coarse to fine.
 
     Each kind of residual is divided by its noise, and the photometric cost is weighted by
     `information_weight`, because pixels are correlated. Pixels of objects that no training image shows are
-    outliers. They are excluded where the rendering has no opaque, continuous surface; elsewhere, the robust
-    cost reduces their weight.
+    outliers. The robust cost reduces the weight of outliers that `render_view` does not exclude.
 
     Args:
         render_view: Function that renders the view at a given pose.
         T_camera_world: Initial world-to-camera transform, OpenCV axes. (4, 4).
         correspondences: Track points that the image observes; None to use the photometric cost alone.
-        max_steps: Maximum number of trial steps, each with one rendering, at each resolution.
+        max_steps: Maximum number of trial steps at each resolution. Each trial step needs one rendering.
         pyramid_levels: For each resolution in turn, the number of times that the image resolution is halved;
             0 is full resolution.
 
@@ -200,7 +201,7 @@ class _PoseLinearization:
     matrix: Tensor
     """Normal matrix of the pose increment: rotation (3), then translation (3). (6, 6)."""
     gradient: Tensor
-    """Gradient of the cost by the pose increment. (6,)."""
+    """Gradient of the cost with respect to the pose increment. (6,)."""
 
     @property
     def cost(self) -> float:

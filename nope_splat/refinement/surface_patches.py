@@ -61,7 +61,7 @@ class PatchEquations:
     prior: Tensor
     """Information matrix of the prior on each displacement. (P, 3, 3), float64."""
     gradient: Tensor
-    """Gradient of the cost by each displacement. (P, 3), float64."""
+    """Gradient of the cost with respect to each displacement. (P, 3), float64."""
 
 
 def nearest_centers(points: Tensor, centers: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ class SurfacePatches:
 
         Args:
             pixels: Equations of the used pixels.
-            patch_ids: Patches of the pixels, from `patches_of_pixels`. (N,).
+            patch_ids: Index of the patch of each of the N pixels, from `patches_of_pixels`. (N,).
             T_camera_world: World-to-camera transform of the view. (4, 4).
 
         Returns:

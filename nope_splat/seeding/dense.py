@@ -1,4 +1,4 @@
-"""Dense seeds from optical flow: one colored 3D point for nearly every cell of a grid over each image."""
+"""Dense seeds from optical flow: at most one colored 3D point per cell of a grid over each image."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def dense_seeds(
     """Compute a dense, colored point cloud of a reconstructed scene by optical flow, without a network.
 
     In each image, inverse depth is interpolated between the track points and refined by optical flow to
-    source views. Pixels that fail the forward-backward check or the epipolar constraint are discarded.
+    source views. Pixels that fail the forward-backward check or the epipolar constraint are discarded. The
+    resulting depth maps are fused into one point cloud, and points in free space are removed.
 
     Args:
         scene: The reconstruction. Only registered training images are used.
@@ -34,7 +35,8 @@ def dense_seeds(
         settings: Resolution and thresholds; default settings if None.
 
     Returns:
-        Points in world coordinates (P, 3) and their RGB colors (P, 3). The track points are not included.
+        Points in world coordinates (P, 3) and their RGB colors from 0 to 255 (P, 3). The track points are not
+        included.
     """
     settings = settings or SeedSettings()
     image_ids = np.flatnonzero(scene.registered & ~scene.held_out)
@@ -90,6 +92,9 @@ def _depth_maps(
 ) -> list[InverseDepthMap]:
     """Compute one depth map per view from the optical flow between the view and its source views.
 
+    Each pair of a view and a source view contributes to the depth maps of both views. Pairs in which a view
+    has too few track points are skipped.
+
     Args:
         pool: Threads for the computation.
         views: The N views.
@@ -99,7 +104,8 @@ def _depth_maps(
         settings: Resolution and thresholds.
 
     Returns:
-        The depth map of each view. If a view has no source views, its depth map contains no depth.
+        The depth map of each view. A view without a usable pair has an empty depth map: depth is unknown at
+        all pixels.
     """
     pairs = {(i, int(j)) for i, sources in enumerate(source_views) for j in sources}
     pairs = sorted(pairs | {(j, i) for i, j in pairs})

@@ -25,7 +25,8 @@ def interpolate_inverse_depth(
     points, extend the triangulation to the whole image.
 
     Args:
-        xy: Pixel coordinates, x then y, of the K track points, more than `num_neighbors`. (K, 2).
+        xy: Pixel coordinates (x, y) of the K track points. K has to be larger than `num_neighbors` of
+            `config`. (K, 2).
         inverse_depth: Inverse depths of the track points, in inverse world units. (K,).
         shape: Height and width of the result in pixels.
         config: Outlier thresholds, border points and evaluation grid; default options if None.

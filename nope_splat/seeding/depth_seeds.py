@@ -1,8 +1,8 @@
-"""Seeds from depth maps: one Gaussian per image cell, with scale and opacity.
+"""Seeds from depth maps: at most one Gaussian per image cell, with scale and opacity.
 
-As in SPFSplat (Huang and Mikolajczyk, arXiv:2508.01171), a Gaussian is initialized for each pixel, or here
-for each cell of pixels, in a common world frame. SPFSplat predicts scales and opacities. Here, scales are
-computed from the size of the cell at the depth of the seed, and opacities from the confidence of the depth.
+SPFSplat (Huang and Mikolajczyk, arXiv:2508.01171) predicts one Gaussian per pixel in a common world frame,
+including its scale and opacity. Here, a Gaussian is initialized per cell of pixels. Its scale is computed
+from the size of the cell at the depth of the Gaussian, and its opacity from the confidence of the depth.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class GaussianSeeds(NamedTuple):
     points: NDArray[np.floating]
     """Centers in world coordinates. (P, 3)."""
     colors: NDArray[np.uint8]
-    """RGB colors. (P, 3)."""
+    """RGB colors, 0 to 255. (P, 3)."""
     scales: Float32Array
-    """Standard deviation of each isotropic Gaussian in world units: half the width of an image cell,
-    projected to the depth of the Gaussian. (P,)."""
+    """Standard deviation of each isotropic Gaussian in world units: half the width that an image cell covers
+    at the depth of the Gaussian. (P,)."""
     opacities: Float32Array
-    """Opacities from 0 to 1. They increase with the confidence of the depth and are 0.5 at the median
-    confidence. (P,)."""
+    """Opacities from 0 to 1: c / (c + m) for a seed whose depth has the confidence c, where m is the median
+    confidence of all seeds. (P,)."""
 
 
 def seeds_from_depth(
@@ -50,7 +50,7 @@ def seeds_from_depth(
     """Compute seeds from depth maps, after aligning each map with the track points of its image.
 
     Each part of a surface gets seeds from one image only, even if several images show the surface. Pixels at
-    depth edges get no seeds. Seeds that lie in front of the surfaces in several images are removed.
+    depth edges get no seeds. A seed is removed if it lies in front of the surface in several depth maps.
 
     Args:
         scene: The reconstruction, with undistorted cameras.
@@ -102,7 +102,8 @@ def _fuse_seeds(
     Args:
         views: The views.
         depths: Depth of each view in world units, NaN for unknown depth. (H, W) each.
-        confidences: Confidence of each view's depth, in any unit. (H, W) each.
+        confidences: Confidence of each view's depth, larger for more reliable depth, in any unit that is
+            common to all views. (H, W) each.
         settings: Cell size and fusion thresholds.
     """
     # Depth maps are not checked against source views, so all pixels of known depth count as confirmed.
@@ -132,7 +133,7 @@ def _fuse_seeds(
 def _align_depth_map(
     scene: Reconstruction, camera: SharedPinhole, image_id: int, depth_map: DepthMap
 ) -> DepthMap | None:
-    """Convert a depth map to depth in world units, with NaN at depth edges.
+    """Convert a depth map to depth in world units by fitting a scale and a shift to the track points.
 
     Args:
         scene: The reconstruction, with undistorted cameras.
@@ -141,7 +142,8 @@ def _align_depth_map(
         depth_map: Depth map of the image.
 
     Returns:
-        The aligned map; None if the depth map does not fit the track points of the image.
+        The depth map in world units, with NaN at depth edges; None if the depth map does not fit the track
+        points of the image.
     """
     observations = scene.observations
     in_image = observations.image_ids == image_id

@@ -62,9 +62,9 @@ def triangulate_flow(
     """Triangulate the inverse depth of every pixel from its correspondence in a source view.
 
     The scene point of a pixel at inverse depth s has the homogeneous coordinates `A + s b` in the source
-    camera, with A and b from `epipolar_lines`. If its correspondence is (x, y) on the plane at depth one of
-    the source camera, then `A_x + s b_x = x (A_z + s b_z)`, and the same holds for y. These two linear
-    equations are solved for s by least squares.
+    camera, with A and b from `epipolar_lines`. Let (x, y) be the correspondence of the pixel in the source
+    view, on the plane at depth one of the source camera. Then `A_x + s b_x = x (A_z + s b_z)` and `A_y + s
+    b_y = y (A_z + s b_z)`. These two linear equations are solved for s by least squares.
 
     Args:
         view: View of the pixels.
@@ -72,13 +72,16 @@ def triangulate_flow(
         forward: Pixel coordinates in `source` that correspond to the pixels of `view`. (H, W, 2).
         backward: Pixel coordinates in `view` that correspond to the pixels of `source`. (H', W', 2).
         min_tri_angle: Minimum triangulation angle in degrees.
-        config: Maximum forward-backward and epipolar errors.
+        config: Maximum forward-backward and reprojection errors.
 
     Returns:
-        Inverse depth (H, W) and weight (H, W). The weight is the square of the triangulation angle in
-        degrees. Inverse depth and weight are zero if the forward-backward error or the epipolar error is too
-        large, the angle is too small, the depth in the source view is below the near plane, or the
-        correspondence is masked in the source view.
+        Inverse depth in inverse world units (H, W), and weight (H, W). The weight is the square of the
+        triangulation angle in degrees. Both are zero at pixels where one of the following holds:
+
+        - the forward-backward error or the reprojection error in the source view is too large;
+        - the triangulation angle is too small;
+        - the inverse depth is at most 0.001, or the depth in the source view is below the near plane;
+        - the correspondence is masked in the source view.
     """
     xy = pixel_centers(view.shape)
     cycled = sample_bilinear(backward, forward, outside=-1e4)
@@ -112,15 +115,18 @@ def merge_estimates(
 ) -> InverseDepthMap:
     """Merge the inverse depths from several source views by averaging consistent estimates.
 
-    At each pixel, the largest group of consistent estimates is averaged; the other estimates are ignored.
+    At each pixel, the group of an estimate consists of all estimates that are consistent with this estimate.
+    The largest group is averaged, and estimates outside this group are ignored. Among groups of equal size,
+    the group with the largest total weight is averaged.
 
     Args:
         inverse_depths: Inverse depth from each of K source views, in inverse world units. (K, H, W).
         weights: Weight of each estimate, zero for pixels without an estimate. (K, H, W).
-        max_depth_error: Maximum relative difference in inverse depth within a group.
+        max_depth_error: Two estimates are consistent if they differ by less than this fraction.
 
     Returns:
-        The weighted mean of the largest group, and the size of this group, at each pixel.
+        The weighted mean of the averaged group, and the size of this group, at each pixel; both are zero
+        where there is no estimate.
     """
     shape = inverse_depths.shape[1:]
     best, best_weight = np.zeros(shape, np.float32), np.zeros(shape, np.float32)

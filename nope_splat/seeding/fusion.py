@@ -16,10 +16,11 @@ class InverseDepthMap(NamedTuple):
     """Inverse depth of each pixel of an image, with the number of source views that confirm the depth."""
 
     values: Float32Array
-    """Inverse depth of each pixel, in inverse world units. (H, W)."""
+    """Inverse depth of each pixel, in inverse world units; undefined where `num_consistent` is zero.
+    (H, W)."""
     num_consistent: NDArray[np.int64]
-    """Number of source views whose depth estimates agree at each pixel; zero where depth is unknown. (H,
-    W)."""
+    """Number of source views that agree on the inverse depth of each pixel; zero where depth is unknown.
+    (H, W)."""
 
 
 class FusedPoints(NamedTuple):
@@ -81,7 +82,8 @@ def _best_pixels(
         cell_size: Width and height of a cell in pixels.
 
     Returns:
-        Rows and columns of the selected pixels. Cells without a pixel of known depth are omitted. (C,) each.
+        Rows (C,) and columns (C,) of the selected pixels of C cells. Cells without a pixel of known depth are
+        omitted.
     """
     rows, columns = num_consistent.shape[0] // cell_size, num_consistent.shape[1] // cell_size
     blocks = num_consistent[: rows * cell_size, : columns * cell_size]
@@ -104,7 +106,8 @@ def violates_free_space(
 ) -> NDArray[np.bool_]:
     """Find points that lie in front of confirmed surfaces in several views.
 
-    A surface is confirmed in a view if enough source views agree on the depth of the pixel.
+    In each view, a point is compared with the surface at the pixel that the point projects to. This surface
+    is confirmed if enough source views agree on the depth of the pixel.
 
     Args:
         views: The views.

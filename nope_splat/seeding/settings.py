@@ -15,7 +15,7 @@ from nope_splat.utils.ranges import COUNT, NOT_NEGATIVE, POSITIVE
 
 @dataclass(frozen=True)
 class ViewSelectionConfig:
-    """Selection of source views, the images to which optical flow is computed from an image."""
+    """Selection of source views. Optical flow is computed from each image to its source views."""
 
     min_shared_points: Annotated[int, COUNT] = 30
     """Minimum number of track points shared by an image and its source view; pairs of images with fewer are
@@ -35,12 +35,12 @@ class InterpolationConfig:
     min_points: Annotated[int, Ge(9)] = 16
     """Minimum number of track points in an image; images with fewer get no seeds."""
     num_neighbors: Annotated[int, Interval(ge=1, le=8)] = 8
-    """Number of nearest track points with which the inverse depth of a track point is compared to detect
-    outliers."""
+    """Number of neighbors used to detect outliers: the inverse depth of a track point is compared with
+    that of its nearest track points in the image."""
     max_spread: Annotated[float, NOT_NEGATIVE] = 5.0
-    """Maximum difference between the inverse depth of a track point and the median of its neighbors, as a
-    multiple of the median absolute deviation of the neighbors. Points are removed as outliers if their
-    difference exceeds the sum of this limit and `max_deviation`."""
+    """Outlier threshold for the inverse depth q of a track point, given the median m and the median absolute
+    deviation s of the inverse depths of its neighbors. The point is removed if |q - m| is at least
+    `max_spread` s + `max_deviation` m. Smaller values remove more points."""
     max_deviation: Annotated[float, NOT_NEGATIVE] = 0.05
     """Tolerance in addition to `max_spread`: the inverse depth of a track point may always differ from the
     median of its neighbors by this fraction of the median. The tolerance prevents the removal of points whose
@@ -49,11 +49,11 @@ class InterpolationConfig:
     """Spacing, in pixels, of the grid on which the triangulation is evaluated; larger values are faster but
     less precise."""
     num_border_columns: Annotated[int, Ge(2)] = 13
-    """Number of points added along the top border, and along the bottom border, to extend the triangulation
-    to the image border."""
+    """Number of points added along the top border, including both corners; the bottom border gets the same
+    number. These points extend the triangulation to the image border."""
     num_border_rows: Annotated[int, Ge(2)] = 9
-    """Number of points added along the left border, and along the right border, to extend the triangulation
-    to the image border."""
+    """Number of points added along the left border, including both corners; the right border gets the same
+    number. These points extend the triangulation to the image border."""
     num_border_neighbors: Annotated[int, Ge(2)] = 5
     """Number of nearest track points whose median inverse depth is assigned to a border point."""
 
@@ -78,14 +78,15 @@ class FusionConfig:
     """Fusion of the depth maps of all images into one point cloud."""
 
     max_depth_error: Annotated[float, POSITIVE] = 0.04
-    """An existing point lies on a surface if their inverse depths differ by less than this fraction. Where a
-    surface already has a point, no point is added, so larger values give fewer points."""
+    """A point from an earlier image lies on the surface of a cell if the inverse depths of point and surface
+    differ by less than this fraction of the surface's inverse depth. A cell whose surface already has a point
+    gets no new point, so larger values give fewer points."""
     free_space_factor: Annotated[float, Ge(1)] = 1.05
-    """A point violates the free space of a view if its inverse depth exceeds that of the surface behind it by
-    more than this factor; larger factors remove fewer points."""
+    """A point violates the free space of a view if its inverse depth is larger than this factor times the
+    inverse depth of the surface behind it; larger factors remove fewer points."""
     min_num_consistent: Annotated[int, COUNT] = 2
     """A surface is confirmed if at least this number of source views agree on its depth. Only confirmed
-    surfaces are used to detect points in free space."""
+    surfaces are used to detect points in free space, so larger values remove fewer points."""
     min_num_violations: Annotated[int, COUNT] = 2
     """A point is removed if it violates the free space of at least this number of views; larger values remove
     fewer points."""

@@ -57,8 +57,8 @@ class SeedingView:
             points: World coordinates. (P, 3).
 
         Returns:
-            Pixel coordinates (P, 2) and depths (P,). Pixel coordinates are valid only for depths beyond the
-            near plane.
+            Pixel coordinates (P, 2), and depths in world units (P,). Pixel coordinates are valid only for
+            depths beyond the near plane.
         """
         camera = points @ self.R_camera_world.T + self.t_camera_world
         xy = project(camera, self.focal, min_depth=self.near_plane) + self.principal_point
@@ -75,7 +75,8 @@ class SeedingView:
 
         Returns:
             Indices of the K points that project into a cell (K,), and their cells as row and column (K, 2).
-            Incomplete cells at the right and lower image border do not count.
+            Points in incomplete cells at the right and lower image border are omitted, and so are points
+            nearer than the near plane.
         """
         xy, depth = self.project(points)
         rows, columns = self.shape[0] // cell_size, self.shape[1] // cell_size
@@ -153,7 +154,7 @@ def sample_bilinear(image: NDArray, xy: Float32Array, outside: float | None = No
 def epipolar_lines(
     view: SeedingView, source: SeedingView, xy: Float32Array
 ) -> tuple[Float32Array, Float32Array]:
-    """Compute the epipolar lines of pixels in a source view, parameterized by inverse depth.
+    """Compute the epipolar line of each pixel of a view in a source view, parameterized by inverse depth.
 
     The scene point of a pixel at inverse depth s has the homogeneous coordinates `A + s b` in the source
     camera.

@@ -29,7 +29,8 @@ def select_source_views(
             None.
 
     Returns:
-        Indices of the source views of each image, best view first.
+        Indices of the source views of each image, best view first; an empty array for images without source
+        views.
     """
     config = config or ViewSelectionConfig()
     source_views = []
@@ -48,7 +49,10 @@ def select_source_views(
 def _angle_weights(
     rays: NDArray[np.floating], source_rays: NDArray[np.floating], config: ViewSelectionConfig
 ) -> NDArray[np.floating]:
-    """Compute the weight of shared points, from 0 to 1, from their triangulation angles.
+    """Compute the weight of each shared point, given by its triangulation angle.
+
+    The weight is 1 within the range of full weight, angle / `min_full_angle` below the range, and
+    `max_full_angle` / angle above the range.
 
     Args:
         rays: Vectors from the camera center of the image to the points. (P, 3).
@@ -56,7 +60,7 @@ def _angle_weights(
         config: Range of angles with full weight.
 
     Returns:
-        One weight per point. (P,).
+        One weight per point, 0 to 1. (P,).
     """
     norms = np.linalg.norm(rays, axis=1) * np.linalg.norm(source_rays, axis=1)
     cosine = (rays * source_rays).sum(1) / norms

@@ -23,8 +23,9 @@ def max_num_gaussians(num_pixels: int, sh_degree: int = 3) -> int:
         sh_degree: Degree of the spherical harmonics.
 
     Returns:
-        3 `num_pixels` divided by the number of parameters of one Gaussian, rounded down. These are spherical
-        harmonics (3 (sh_degree + 1)^2), mean (3), scales (3), quaternion (4) and opacity (1).
+        The number of color values, 3 `num_pixels`, divided by the number of parameters of one Gaussian, and
+        rounded down. The parameters of a Gaussian are spherical harmonics (3 (sh_degree + 1)^2), mean (3),
+        scales (3), quaternion (4) and opacity (1).
     """
     return 3 * num_pixels // (3 * (sh_degree + 1) ** 2 + 3 + 3 + 4 + 1)
 
@@ -45,8 +46,8 @@ class CappedStrategy(DefaultStrategy):
     """Maximum number of Gaussians, including the fixed Gaussians. When this number is reached, Gaussians are
     no longer duplicated or split, but still pruned."""
     max_scale2d: float = 1.0
-    """Maximum radius of a Gaussian in a rendering, as a fraction of the longer image side. The longest axes
-    of larger Gaussians are shortened."""
+    """Maximum radius (three standard deviations) of a Gaussian in a rendering, as a fraction of the longer
+    image side. The longest axes of larger Gaussians are shortened."""
 
     def step_post_backward(
         self,
@@ -57,10 +58,10 @@ class CappedStrategy(DefaultStrategy):
         info: dict[str, Any],
         packed: bool = False,
     ) -> None:
-        """Update the statistics of the Gaussians, and densify on schedule.
+        """Limit the sizes of the Gaussians, update their statistics, and densify on schedule.
 
         Densification duplicates, splits and prunes Gaussians. Opacities are reset every `reset_every`
-        iterations.
+        iterations. From iteration `refine_stop_iter` on, only the sizes are limited.
 
         Args:
             params: Parameters of the Gaussians that are not fixed. The tensors are replaced when the number
@@ -120,8 +121,9 @@ class CappedStrategy(DefaultStrategy):
     ) -> None:
         """Add a rendering to the statistics of each visible Gaussian that is not fixed.
 
-        The statistics are the sum of image-plane gradient norms (`grad2d`), the number of views (`count`) and
-        the largest radius as a fraction of the longer image side (`radii`).
+        The statistics of a Gaussian are taken over all renderings in which the Gaussian is visible: the sum
+        of the norms of the image-plane gradients (`grad2d`), the number of renderings (`count`), and the
+        largest radius as a fraction of the longer image side (`radii`).
         """
         means2d = info["means2d"]
         gradients: Tensor = (means2d.absgrad if self.absgrad else means2d.grad)[0, self.num_fixed :]
@@ -140,7 +142,7 @@ class CappedStrategy(DefaultStrategy):
     def _grow_gs(
         self, params: ParameterDict, optimizers: dict[str, Optimizer], state: dict[str, Any], step: int
     ) -> tuple[int, int]:
-        """Duplicate and split Gaussians until their number reaches the cap.
+        """Duplicate and split Gaussians by the rules of `DefaultStrategy`, without exceeding the cap.
 
         Returns:
             The numbers of duplicated and of split Gaussians.

@@ -73,7 +73,7 @@ def apply_scale_shift(values: Tensor, correction: Tensor) -> Tensor:
         correction: Log scale a and shift b. (2,).
 
     Returns:
-        Corrected values: depth or inverse depth in world units. (...).
+        Corrected values: depth in world units, or inverse depth in inverse world units. (...).
     """
     return correction[0].exp() * values + correction[1]
 
@@ -113,7 +113,7 @@ def depth_consistency_loss(
     inverse: bool,
     config: DepthLossConfig = DEFAULT_LIMITS,
 ) -> Tensor:
-    """Compute the L1 difference between the rendered depth and a depth prior.
+    """Compute the mean absolute difference between the rendered depth and a depth prior.
 
     L_depth = mean |D - (exp(a) v + b)| for depth priors, and mean |1 / D - (exp(a) v + b)| for inverse-depth
     priors. The difference is computed in the quantity that the network predicts up to scale and shift,

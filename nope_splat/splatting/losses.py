@@ -173,7 +173,8 @@ def photometric_loss(
         rendered: Rendered image Î. (H, W, 3), in [0, 1].
         image: Image I. (H, W, 3), in [0, 1].
         ssim_lambda: Weight λ of the SSIM term, 0 to 1; the L1 term has the weight 1 - λ.
-        mask: False for pixels to ignore; None to use all pixels. (H, W, 1), bool.
+        mask: False for pixels to ignore, which enter the means as if both images were equal there; None to
+            use all pixels. (H, W, 1), bool.
 
     Returns:
         The loss. ().

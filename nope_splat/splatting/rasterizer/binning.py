@@ -1,16 +1,17 @@
 """Sorting of splats into lists per image tile, front to back.
 
-A splat is visible where its opacity alpha = o exp(-sigma), with sigma = (a dx^2 + 2 b dx dy + c dy^2) / 2,
-reaches 1/255: inside the ellipse sigma <= ln(255 o). Splats are sorted once by depth. Then a counting sort,
-which is stable, appends each splat to the lists of all tiles that its ellipse intersects.
+At the offset (dx, dy) from its center, a splat of opacity o and conic (a, b, c) has alpha = o exp(-sigma),
+with sigma = (a dx^2 + 2 b dx dy + c dy^2) / 2. A splat is drawn where its alpha is at least 1/255: inside the
+ellipse sigma <= ln(255 o). Splats are sorted once by depth. Then a counting sort, which is stable, appends
+each splat to the lists of all tiles that its ellipse intersects.
 
 Compositing reads one *record* of float32 per splat, `record_length(channels)` long:
 
     0  1    mean2d
-    2  3  4 a/2, b, c/2 times log2(e): alpha is then 2 to the power of one quadratic form
+    2  3  4 a/2, b, c/2 times log2(e), so that alpha = 2^(log2(o) - quadratic form of dx and dy)
     5       log2(o)
     6 .. 9  first and last column, first and last row of the ellipse's bounding box, as int32
-    10      height of the ellipse's rightmost point above its center, see `tile_coverage`
+    10      vertical offset of the ellipse's rightmost point below its center, see `tile_coverage`
     11 ..   channels
 """
 
@@ -87,7 +88,7 @@ class TileLists(NamedTuple):
         order: Indices of the visible (not culled) Gaussians, front to back. (visible,), int32.
         part_offsets: For each run of consecutive Gaussians in `order` and each tile, the position at which
             the run's next intersection is written. `fill_tiles` advances these positions.
-            (runs, at least tiles), int64.
+            (runs, tiles + padding), int64.
         tile_offsets: Start of each tile's list in `splats` and `slots`. The last entry is the number of
             intersections. (tiles + 1,), int64.
         splats: Index of the Gaussian of every intersection, tile by tile. (intersections,), int32.
@@ -159,7 +160,7 @@ def sort_by_depth(radii, depths, order, scratch, offsets):
     """Write the indices of visible Gaussians to `order` (N,), front to back, and return their number.
 
     The function is a stable radix sort: positive float32 values have the same order as their bits read as
-    unsigned integers. Two passes suffice unless the largest depth is more than hundreds of times the smallest
+    unsigned integers. Two passes suffice if the largest depth is less than about 256 times the smallest
     depth. `scratch` (N,) and `offsets` (digits + 1,) are temporary storage.
     """
     bits = depths.view(np.uint32)
@@ -194,8 +195,8 @@ def sort_and_write_records(counter, width, height, radii, means2d, conics, opaci
                            records, slot_counts, order, scratch, order_length):  # fmt: skip
     """Sort the Gaussians by depth in one thread, while the other threads write the records of the Gaussians.
 
-    The outputs are `records` (N, record length), `slot_counts` (N,), which is set to zero, `order` (N,) and
-    its length `order_length` (1,). `scratch` (N,) is temporary storage for sorting.
+    The outputs are `records` (N, record length), `order` (N,) and the number of visible Gaussians in `order`,
+    `order_length` (1,). `slot_counts` (N,) is set to zero. `scratch` (N,) is temporary storage for sorting.
     """
     bounds = records.view(np.int32)
     digit_offsets = np.empty((1 << _RADIX_BITS) + 1, np.int32)
@@ -216,11 +217,13 @@ def sort_and_write_records(counter, width, height, radii, means2d, conics, opaci
 
 @inlined
 def tile_spans(records, bounds, splat, tile_shift, tiles_wide, spans):
-    """Write the first and last tile that a splat's ellipse intersects in each row of tiles to `spans`.
+    """Find the first and last tile, in each row of tiles, that a splat's ellipse intersects.
 
-    `spans` has the shape (rows of tiles, 2). The computation is that of `tile_coverage`, for tiles with a
-    side of 2^tile_shift pixels. The ellipse covers the pixels where the splat is drawn. Returns the number of
-    rows of `spans` that were written.
+    Writes the indices of the two tiles to `spans` (rows of tiles, 2), without gaps: rows of tiles that the
+    ellipse does not intersect are left out. Returns the number of rows of `spans` that were written. The
+    ellipse contains the pixels where the splat is drawn. The computation is that of `tile_coverage`, for
+    tiles with a side of 2^tile_shift pixels. `splat` is the splat's row in `records`; `bounds` is the memory
+    of `records` as int32.
     """
     left, right = bounds[splat, BOUNDS], bounds[splat, BOUNDS + 1]
     top, bottom = bounds[splat, BOUNDS + 2], bounds[splat, BOUNDS + 3]
@@ -257,9 +260,9 @@ def count_intersections(counter, order, records, tile_shift, tiles_wide, tiles_h
                         tile_counts, slot_counts):  # fmt: skip
     """Count the intersections of splats with tiles.
 
-    Adds the number of intersections of each run of consecutive splats in `order` with each tile to
-    `tile_counts` (runs, at least tiles), and writes the number of intersections of each splat to
-    `slot_counts` (N,).
+    `order` is divided into runs of consecutive splats. For each run and each tile, the number of
+    intersections is added to `tile_counts` (runs, tiles + padding). For each splat, the number of
+    intersections is written to `slot_counts` (N,).
     """
     parts = len(tile_counts)
     spans = np.empty((tiles_high, 2), np.int64)

@@ -4,7 +4,7 @@ For each pixel, starting with transmittance T = 1 and color = 0, a splat of opac
 
     alpha  = min(0.999, o exp(-sigma)),   skipped below 1/255
     color += T alpha c
-    T     *= 1 - alpha,                   a pixel ends before the splat that would bring T down to 1e-4
+    T     *= 1 - alpha,                   a pixel ends before the splat that would give T <= 1e-4
 
 where sigma is the quadratic form of `binning`. At the end, the background color is added with weight T. One
 thread composites one tile. The thread iterates over the tile's splats and, for each splat, over the blocks of
@@ -67,6 +67,7 @@ def pixels_left(start, length, limit):
 def initialize_tile(lanes, tile_x, tile_y, width, height, blocks_wide, blocks_high, transmittance):
     """Set the transmittance of a tile's pixels to 1 inside the image and to -1 outside.
 
+    (tile_x, tile_y) is the tile's upper left pixel; `width` and `height` are those of the image, in pixels.
     Returns the number of blocks that contain pixels of the image.
     """
     outside = floats(lanes, np.float32(-1.0))
@@ -90,7 +91,7 @@ def composite_tile(lanes, background, tile_x, tile_y, tile_size, live_blocks, sp
     """Composite the splats `first` .. `last - 1` of the list `splats` over a tile.
 
     `transmittance` (pixels,), `stop` (pixels,) and the composited colors `planes` (channels * pixels,) are
-    updated. A pixel ends before the splat that would bring its transmittance down to 1e-4; `stop` is the
+    updated. A pixel ends before the splat that would bring its transmittance to 1e-4 or less; `stop` is the
     position of that splat, counted from `first`. Compositing stops when all pixels have ended. Returns the
     number of splats processed.
     """

@@ -9,9 +9,10 @@ each splat, T = T_after / (1 - alpha), and gives
     d_alpha = T (c . v - R)
     R      += alpha (c . v - R)
 
-for a splat of color c. Since alpha = o exp(-sigma), d_sigma = -alpha d_alpha =: -m, unless alpha was clamped
-at 0.999. The gradients of mean, conic (a, b, c) and opacity are sums over pixels of m times a polynomial in
-the offset (dx, dy) from the pixel to the mean, so six moments suffice:
+for a splat of color c. Since alpha = o exp(-sigma), the gradient with respect to sigma is d_sigma = -m, where
+m = alpha d_alpha. If alpha was clamped at 0.999, m = 0. The gradients of mean, conic (a, b, c) and opacity
+are sums over pixels of m times a polynomial in the offset (dx, dy) from the pixel to the mean, so six moments
+suffice:
 
     M = sum m,  Mx = sum m dx,  My = sum m dy,  Mxx = sum m dx^2,  Mxy = sum m dx dy,  Myy = sum m dy^2
     d_mean2d = -(a Mx + b My, b Mx + c My),   d_conic = -(Mxx / 2, Mxy, Myy / 2),   d_o = M / o
@@ -109,9 +110,9 @@ def splat_gradient(lanes, background, k, splat, slot, tile_x, tile_y, tile_size,
                    transmittance, stop, planes, behind, first_blocks, last_blocks, slot_sums):  # fmt: skip
     """Compute the gradient sums of splat `k` of a tile's list, and write them to the splat's slot.
 
-    Restores the transmittance of each pixel before the splat, so that splats must be processed back to front.
-    `splat` and `slot` are the indices at which the splat's record and slot start in `records` and
-    `slot_sums`.
+    Splats must be processed back to front, because the function replaces the transmittance after the splat by
+    the transmittance before the splat. `splat` and `slot` are the indices at which the splat's record and
+    slot start in the flat arrays `records` and `slot_sums`.
     """
     pixels = tile_size * tile_size
     blocks_wide = tile_size // block_width(lanes)

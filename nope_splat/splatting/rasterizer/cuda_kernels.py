@@ -173,7 +173,7 @@ def _load(folder: Path) -> None:
 
 
 def _failure_message(output: str, log: Path) -> str:
-    """Describe a failed compilation in one sentence that contains the compiler's first error.
+    """Describe a failed compilation in one sentence: lack of memory, or the compiler's first error.
 
     Args:
         output: Output of the compilation.
@@ -243,7 +243,10 @@ def _hidden_stdout() -> Iterator[None]:
 
 @contextmanager
 def _progress_display(folder: Path) -> Iterator[None]:
-    """Start a background thread that shows the number of compiled files if a compilation takes place."""
+    """Show the number of compiled files while the context is active, if a compilation takes place.
+
+    A background thread shows the number. At the end, the duration of the compilation is logged.
+    """
     start = time.time()
     # Old object files count if a compilation is resumed, but not if a finished library is rebuilt.
     since = start if (folder / f"{EXTENSION}.so").is_file() and not _is_placeholder(folder) else 0.0

@@ -123,7 +123,7 @@ def _toolkit_advice(major: str) -> str:
 def _candidates(major: str) -> Iterator[Path]:
     """Yield folders that may contain a CUDA toolkit of major version `major`.
 
-    Folders that the user has chosen explicitly come first. The folders may not exist.
+    Folders that the user has chosen explicitly come first. Some of the folders may be missing.
     """
     on_path = shutil.which("nvcc")
     if on_path is not None:
@@ -149,7 +149,7 @@ def _nvcc_version(home: Path) -> str | None:
 
 
 def require_host_compiler() -> None:
-    """Check that C++ extensions for Python can be compiled and linked.
+    """Check that a C++ compiler, Python's headers and ninja are installed, which extensions are built with.
 
     Raises:
         MissingKernelsError: If the C++ compiler, Python's headers or ninja are missing.

@@ -161,9 +161,9 @@ def make_camera(viewmat, K, width, height):
 
 @inlined
 def quaternion(quats, index):
-    """Return w, x, y and z of the unnormalized quaternion `index`, and the inverse of its squared norm.
+    """Return w, x, y and z of row `index` of `quats` (N, 4), and the inverse of the row's squared norm.
 
-    The inverse is at most 1e24.
+    The quaternions need not be normalized. The inverse is at most 1e24, also for a zero quaternion.
     """
     w, x, y, z = (
         float(quats[index, 0]),
@@ -176,7 +176,10 @@ def quaternion(quats, index):
 
 @inlined
 def rotation(quats, index):
-    """Compute the rotation matrix (three rows) of the quaternion `index`; zero gives the identity."""
+    """Compute the rotation matrix, as three rows, of the quaternion in row `index` of `quats` (N, 4).
+
+    The quaternion need not be normalized. A zero quaternion gives the identity.
+    """
     w, x, y, z, inverse = quaternion(quats, index)
     s = 2.0 * inverse
     return (
@@ -239,7 +242,7 @@ def project(
     The inputs are those of `rasterization`. The outputs are radii (N,) int32, means2d (N, 2), depths (N,),
     conics (N, 3) and compensations (N,). The radius is three standard deviations along the longer axis,
     rounded up, as in gsplat. A Gaussian is culled if its depth is below `near` or above `far`, if its radius
-    is at most `radius_clip`, or if the square around its center with this radius is outside the image.
+    is at most `radius_clip`, or if the bounding square of the circle with this radius is outside the image.
 
     The kernel also checks the flat arrays in the tuple `checked` for NaN and infinity, because the projection
     leaves memory bandwidth unused. The kernel sets `not_finite` (arrays,) to True for each array that
@@ -295,10 +298,10 @@ def project(
 def covariance_gradient(splat, eps2d, d_conic, d_compensation):
     """Compute gradients of the covariance entries xx, xy, yy from the gradients of conic and compensation.
 
-    Let Q be the conic matrix [[a, b], [b, c]], G the gradient of Q, with half of the gradient of b in each
-    off-diagonal entry, and rho the opacity compensation. The covariance gradient is -Q G Q plus
+    Let Q be the conic matrix [[a, b], [b, c]] and rho the opacity compensation. The gradient G of Q has half
+    of the gradient of b in each off-diagonal entry. The covariance gradient has two terms: -Q G Q, and
     d_compensation times the derivative of rho, ((1 - rho^2) Q - eps2d det(Q) I) / (2 rho), where 1 / rho is
-    bounded as in gsplat.
+    bounded as in gsplat. The returned gradient of xy is the sum of both off-diagonal entries.
     """
     xx, xy, yy, det = covariance_2d(splat.m0, splat.m1)
     inverse_det = 1.0 / (det + eps2d * (xx + yy + eps2d))
@@ -316,9 +319,10 @@ def covariance_gradient(splat, eps2d, d_conic, d_compensation):
 
 @inlined
 def quaternion_gradient(quats, index, r0, r1, r2):
-    """Compute the gradient of the unnormalized quaternion `index` from that of its rotation matrix.
+    """Compute the gradient of a quaternion, as w, x, y and z, from the gradient of its rotation matrix.
 
-    r0, r1 and r2 are the rows of the gradient of the rotation matrix.
+    The quaternion is row `index` of `quats` (N, 4) and need not be normalized. r0, r1 and r2 are the rows of
+    the gradient of the rotation matrix.
     """
     w, x, y, z, inverse = quaternion(quats, index)
     d_w = x * (r2[1] - r1[2]) + y * (r0[2] - r2[0]) + z * (r1[0] - r0[1])

@@ -43,9 +43,13 @@ def rasterization(
     """Rasterize 3D Gaussians, with gradients with respect to the Gaussians and the cameras.
 
     Arguments and results are those of `gsplat.rasterization` 1.4, which is called unmodified on CUDA. On a
-    CPU there are four differences: `Ks` also receives gradients; `packed`, `sparse_grad` and `gsplat_options`
-    are not supported; a splat is drawn wherever its alpha is at least 1/255, whereas gsplat draws it only in
-    the 16-pixel tiles within three standard deviations; the values in `info` are zero for culled Gaussians.
+    CPU there are four differences:
+
+    - `Ks` also receives gradients.
+    - `packed`, `sparse_grad` and `gsplat_options` are not supported.
+    - A splat is drawn wherever its alpha is at least 1/255. gsplat draws a splat only in those tiles of 16x16
+      pixels that are within three standard deviations of its center.
+    - In `info`, `means2d`, `radii` and `conics` are zero for culled Gaussians.
 
     The function is thread-safe. On a CPU the result does not depend on the number of threads. A forward and
     backward pass takes 88 bytes per Gaussian, 12 per pixel and, with up to 8 channels, 72 bytes per
@@ -160,7 +164,7 @@ def rasterization(
 
 
 def fold_intrinsics(viewmats: Tensor, Ks: Tensor) -> Tensor:
-    """Route the gradient of `Ks` through the view matrices, for rasterizers without gradients of `Ks`.
+    """Make the view matrices carry the gradient of `Ks`, for rasterizers without gradients of `Ks`.
 
     gsplat differentiates with respect to the view matrices but not with respect to `Ks`. A pinhole image
     depends on the focal length f, the principal point c and camera coordinates (X, Y, Z) only through f X / Z
@@ -188,7 +192,7 @@ def _per_camera(values: Tensor, cameras: int, dimensions: int) -> Tensor:
     Args:
         values: Values per Gaussian (N, ...), or per camera and Gaussian (C, N, ...).
         cameras: Number of cameras C.
-        dimensions: Number of dimensions of values per Gaussian.
+        dimensions: Number of dimensions that `values` has if it is per Gaussian.
 
     Returns:
         Values per camera and Gaussian. (C, N, ...).
@@ -208,7 +212,8 @@ def _evaluate_colors(
         colors: Channels or spherical-harmonics coefficients, as in `rasterization`.
         viewmats: World-to-camera transforms. (C, 4, 4).
         radii: Radii in pixels; zero for culled Gaussians. (C, N).
-        sh_degree: Degree of the spherical harmonics; None for plain channels, which are returned unchanged.
+        sh_degree: Degree of the spherical harmonics; None for plain channels, which are only expanded to all
+            cameras.
 
     Returns:
         Channels. (C, N, D).

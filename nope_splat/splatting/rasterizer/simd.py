@@ -150,8 +150,8 @@ def _common_vector(operands: tuple[types.Type, ...]) -> _VectorType | None:
     """Find the vector type that the operands of an operation have in common.
 
     Returns:
-        The vector type, if at least one operand is a vector and all other operands are vectors of the same
-        type or scalars; otherwise None.
+        The type of the operands that are vectors. None if no operand is a vector, if vectors have different
+        types, or if an operand is neither a vector nor a scalar.
     """
     vectors = {operand for operand in operands if isinstance(operand, _VectorType)}
     scalars = all(isinstance(operand, _VectorType | types.Number) for operand in operands)
@@ -210,9 +210,9 @@ _define_operator(operator.invert, Mask, Mask, lambda b, x: b.not_(x))
 
 
 def _select_by(comparison: str) -> Any:
-    """Define an intrinsic that selects x in lanes where `x comparison y` holds, otherwise y.
+    """Create the body of an intrinsic that selects x in lanes where `x comparison y` holds, otherwise y.
 
-    x is Floats; y is Floats or a scalar.
+    `comparison` is "<" or ">". The intrinsic's argument x is Floats; y is Floats or a scalar.
     """
 
     def choose(typing: Any, x: Any, y: Any) -> Any:

@@ -39,7 +39,7 @@ def zero_channels(typing: Any, lanes: Any, background: Any) -> Any:
 
 @intrinsic
 def broadcast_channels(typing: Any, lanes: Any, array: Any, start: Any, background: Any) -> Any:
-    """Create one vector per channel of `background`, with `array[start + channel]` in all lanes."""
+    """Create one vector per channel of `background`; all lanes have the value `array[start + channel]`."""
     vector = Floats(lanes.count)
     result = types.UniTuple(vector, background.count)
 

@@ -49,13 +49,13 @@ def lane_numbers(typing: Any, lanes: Any) -> Any:
 
 @intrinsic
 def block_columns(typing: Any, lanes: Any) -> Any:
-    """Create Floats with the x coordinate of each lane's pixel center, relative to the pixel block."""
+    """Create Floats with the x coordinate of each lane's pixel center, from the left edge of the block."""
     return _block_centers(lanes, lambda lane, width: lane % width)
 
 
 @intrinsic
 def block_rows(typing: Any, lanes: Any) -> Any:
-    """Create Floats with the y coordinate of each lane's pixel center, relative to the pixel block."""
+    """Create Floats with the y coordinate of each lane's pixel center, from the top edge of the block."""
     return _block_centers(lanes, lambda lane, width: lane // width)
 
 
@@ -137,10 +137,10 @@ def prefetch(typing: Any, array: Any, index: Any) -> Any:
 
 
 def _add_halves(builder: Any, left: Any, right: Any, group: int) -> Any:
-    """Emit LLVM code that adds the two halves of every group of `group` consecutive lanes, for two vectors.
+    """Emit LLVM code that adds, in two vectors, the two halves of every group of consecutive lanes.
 
-    In the result, the `group / 2` sums of a group of `left` are followed by those of the same group of
-    `right`.
+    A group has `group` lanes, and its halves are added lane by lane. In the resulting vector, the `group / 2`
+    sums of each group of `left` are followed by the sums of the same group of `right`.
     """
     count, half = left.type.count, group // 2
     lanes = [
@@ -156,7 +156,10 @@ def _add_halves(builder: Any, left: Any, right: Any, group: int) -> Any:
 
 
 def _lane_sums(builder: Any, vectors: list[Any]) -> Any:
-    """Emit LLVM code that sums the lanes of N vectors with N lanes; lane i is the sum of vector i."""
+    """Emit LLVM code that sums the lanes of each of N vectors with N lanes.
+
+    Lane i of the resulting vector is the sum of vector i.
+    """
     count = group = len(vectors)
     while len(vectors) > 1:
         vectors = [
@@ -172,7 +175,7 @@ def _lane_sums(builder: Any, vectors: list[Any]) -> Any:
 
 @intrinsic
 def store_sums(typing: Any, array: Any, index: Any, vectors: Any) -> Any:
-    """Store the sum over the lanes of each vector in a tuple of Floats to an array, starting at `index`.
+    """Sum the lanes of each vector in a tuple of Floats, and store the sums in an array from `index` on.
 
     The stored sums are padded with zeros to a multiple of the lane count.
     """

@@ -61,7 +61,10 @@ def evaluate(degree, x, y, z, values):
 
 @inlined
 def direction_gradient(degree, x, y, z, d):
-    """Compute the gradient of the direction (x, y, z) from the gradient `d` of the harmonics' values."""
+    """Compute the gradient of the loss with respect to the view direction (x, y, z), three numbers.
+
+    `d` ((degree + 1)^2,) is the gradient of the loss with respect to the values of the spherical harmonics.
+    """
     d_x = d_y = d_z = 0.0
     if degree >= 1:
         d_x = -C1 * d[3]
@@ -97,10 +100,10 @@ def view_direction(means, index, center):
 
 @kernel
 def shade(counter, degree, means, center, coefficients, radii, colors):
-    """Evaluate the RGB colors (N, 3) of all Gaussians in one camera from spherical-harmonics coefficients.
+    """Evaluate the RGB colors of all Gaussians in one camera from spherical-harmonics coefficients.
 
-    `coefficients` has the shape (N, K, 3), `center` (the camera center) the shape (3,). Culled Gaussians
-    (radius zero) get color zero.
+    Writes `colors` (N, 3). `coefficients` has the shape (N, K, 3), `center` (the camera center) the shape
+    (3,). Culled Gaussians (radius zero) get color zero.
     """
     terms = (degree + 1) ** 2
     values = np.empty(terms, np.float32)

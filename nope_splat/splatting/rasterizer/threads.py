@@ -245,9 +245,10 @@ def run_on_all_threads(kernel: Callable[..., None], *arguments: Any) -> None:
 
     Args:
         kernel: Kernel whose first argument is an int64 array of counters (stages, 2, 16) that start at zero.
-            A kernel with one stage can `claim` from the whole array. Otherwise each stage `claim`s from its
-            own counter, calls `finish_item` after every item and `wait_for_items` before the next stage. Code
-            that may raise an exception has to run before the first claim.
+            A kernel with one stage can `claim` from the whole array. In a kernel with several stages, each
+            stage `claim`s from its own counter, calls `finish_item` after every item, and calls
+            `wait_for_items` before the next stage. Code that may raise an exception has to run before the
+            first claim.
         *arguments: Other arguments of the kernel, shared by all threads.
     """
     state, workers = _caller_state, _caller_state.get_workers(_thread_count - 1)

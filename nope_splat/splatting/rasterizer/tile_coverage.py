@@ -5,12 +5,12 @@ A splat is drawn in an ellipse around its center. With the quadratic form A, B, 
 
     A e^2 + B e f + C f^2 <= tau = log2(255 o)
 
-at the offsets e to the right of the center and f below the center. At height f the ellipse reaches from (-B f
-- r) / 2A to (-B f + r) / 2A, where r^2 = 4 A tau - (4 A C - B^2) f^2. Its rightmost point lies at the height
-f = -B / 2C sqrt(4 C tau / (4 A C - B^2)), the *tilt* of the record, and its leftmost point at -f. Within a
-row of blocks, the ellipse extends farthest to the right at the height nearest to that of the rightmost point,
-and farthest to the left at the height nearest to that of the leftmost point. All rows of blocks are computed
-at once, one row per SIMD lane.
+at the offsets e to the right of the center and f below the center. At a given f, the ellipse reaches from
+e = (-B f - r) / 2A to e = (-B f + r) / 2A, where r^2 = 4 A tau - (4 A C - B^2) f^2. Its rightmost point has
+f = -B / 2C sqrt(4 C tau / (4 A C - B^2)), the *tilt* of the record, and its leftmost point has the negative
+of this f. Within a row of blocks, the ellipse extends farthest to the right at the f nearest to that of the
+rightmost point, and farthest to the left at the f nearest to that of the leftmost point. One SIMD lane
+computes one row of blocks, so that many rows are computed at once.
 """
 
 from __future__ import annotations
