@@ -52,7 +52,7 @@ class ImageFile:
     """Path of the mask file, whose black pixels are ignored; None without a mask file."""
     ignored: NDArray[np.bool_] | None = field(default=None, compare=False)
     """Grid of cells over the image (rows, columns), True for cells whose pixels are ignored in addition to
-    the mask; None if no cell is ignored."""
+    the black pixels of the mask; None if no cell is ignored."""
 
 
 @dataclass(frozen=True)
