@@ -330,8 +330,8 @@ def _grid(camera: SharedPinhole, size: tuple[int, int], density: int = 1) -> Arr
 def render_demo_scene(output_dir: Path, config: DemoSceneConfig | None = None) -> Path:
     """Render images of the demo scene and write them to a folder.
 
-    Writes `images/*.jpg` in random order of the cameras, and `ground_truth.json` with the true cameras for
-    the evaluation of results. With `config.depth`, also writes `depth/*.npz`.
+    Writes `images/*.jpg`, numbered in random order along the camera trajectory, and `ground_truth.json` with
+    the true cameras, for evaluating results. With `config.depth`, also writes `depth/*.npz`.
 
     Args:
         output_dir: Output folder; created if missing.

@@ -29,7 +29,7 @@ read from a file. Matrices rounded to two decimals pass."""
 
 
 class InvalidCamera(ValueError):
-    """Invalid content of a camera file. `parsing` inserts the message, as a reason, into the error for the user."""
+    """Invalid content of a camera file. `parsing` inserts the message as a reason into a `NopeSplatError`."""
 
 
 @contextmanager

@@ -218,7 +218,7 @@ def _require_new(name: str, others: Container[str]) -> None:
 
 
 def _shorten_names(cameras: dict[str, NamedCamera]) -> dict[str, NamedCamera]:
-    """Shorten image paths to file names; if two of these are equal, only remove the common folder of all paths.
+    """Shorten image paths to file names; if two file names are equal, only remove the common parent folder.
 
     Args:
         cameras: Cameras by image path.

@@ -159,7 +159,7 @@ def export_images(
     """Export the registered images to a folder for other tools, as symbolic links or copies.
 
     Images that other tools may read differently (EXIF rotation, HEIC, CMYK, 16 bits) are converted to upright
-    PNG files. Their names are the original names plus `.png`, or plus `_1.png` and so on if that name is used.
+    PNG files, named like the original plus `.png`, or plus `_1.png` and so on if that name is used.
 
     Args:
         scene: The reconstruction.
@@ -239,8 +239,7 @@ def export_masks(scene: Reconstruction, folder: ImageFolder, directory: Path, na
         Whether masks were written.
 
     Raises:
-        NopeSplatError: If the files cannot be written, `directory` contains original masks, or `directory` is
-            one of the folders that are searched for original masks.
+        NopeSplatError: If the files cannot be written, or `directory` has or is searched for original masks.
     """
     images = {image.name: image for image in folder.images}
     registered = np.flatnonzero(scene.registered).tolist()
@@ -266,7 +265,7 @@ def export_masks(scene: Reconstruction, folder: ImageFolder, directory: Path, na
 
 
 def write_report(scene: Reconstruction, path: Path, skipped: Mapping[str, str] | None = None) -> None:
-    """Write a JSON report: results of `summarize`, reliability, and unregistered, skipped and held-out images.
+    """Write a JSON report: `summarize`, reliability, and the unregistered, skipped and held-out images.
 
     Args:
         scene: The reconstruction.

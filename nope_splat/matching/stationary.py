@@ -2,9 +2,9 @@
 
 Everything that moves with the camera looks like a static scene to a matcher. If such a region has more
 texture than the scene, RANSAC selects its matches as inliers, and all poses are wrong. Stationary matches are
-at the same pixel in both images and contradict the epipolar geometry of the other matches. Without camera
-motion, as in a burst, no other matches move, or the matches at the same pixel agree with the others. In this
-case, no matches are removed.
+at the same pixel in both images and contradict the epipolar geometry of the other matches. If the camera
+does not move, as in a burst, no matches are removed: either there are too few matches at different pixels, or
+the matches at the same pixel agree with them.
 """
 
 from __future__ import annotations
@@ -152,15 +152,19 @@ def _at_same_pixel(
 
 
 def _grid_shape(size: tuple[int, int], options: StationaryOptions) -> tuple[int, int]:
-    """Compute the number of rows and columns of a grid with nearly square cells over an image."""
+    """Compute the number of rows and columns of a grid with nearly square cells over an image.
+
+    `size` is the width and height of the image in pixels.
+    """
     cell = max(size) / options.num_grid_cells
     return max(1, round(size[1] / cell)), max(1, round(size[0] / cell))
 
 
 def _fill_holes(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Set all cells of which most of the eight neighbors are set, until nothing changes. (rows, columns).
+    """Set every cell with more than four set cells among its eight neighbors, until nothing changes.
 
-    Such cells belong to the same stationary region as their neighbors, but lack texture.
+    Such cells belong to the same stationary region as their neighbors, but lack texture. `cells` and the
+    result have the shape (rows, columns).
     """
     neighbors = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], np.float32)
     for _ in range(max(cells.shape)):
