@@ -34,6 +34,8 @@ class ScaleShift:
     def depth(self, values: Array) -> Array:
         """Convert values of the depth map to depth in world units.
 
+        The depth is `scale` * value + `shift` or, for the kind `disparity`, the inverse of this sum.
+
         Args:
             values: Values of the depth map. (...).
 

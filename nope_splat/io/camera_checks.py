@@ -29,7 +29,7 @@ read from a file. Matrices rounded to two decimals pass."""
 
 
 class InvalidCamera(ValueError):
-    """Invalid content of a camera file. `parsing` inserts the message as a reason into a `NopeSplatError`."""
+    """Exception for invalid content of a camera file; its message is the reason that `parsing` reports."""
 
 
 @contextmanager
@@ -94,7 +94,7 @@ def number(values: Mapping[str, Any], key: str, default: float | None = None) ->
 def rigid_pose(matrix: object) -> Array:
     """Check a camera pose from a file, and replace its rotation by the nearest orthonormal matrix.
 
-    This is necessary because rotations in files may be rounded to a few decimals or multiplied by a scale.
+    Rotations in files may be rounded to a few decimals or multiplied by a scale.
 
     Args:
         matrix: Camera-to-world or world-to-camera transform, as nested lists or an array. (4, 4).

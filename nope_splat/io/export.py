@@ -227,7 +227,7 @@ def export_masks(scene: Reconstruction, folder: ImageFolder, directory: Path, na
     """Write the mask of each registered image: its mask file, transparency and ignored grid cells combined.
 
     As COLMAP and nerfstudio expect, there is one PNG file per image, named like the exported image plus
-    `.png`, and ignored pixels are black. If no registered image has a mask, nothing is written.
+    `.png`, with used pixels white and ignored pixels black. Without any masks, nothing is written.
 
     Args:
         scene: The reconstruction, with the original image names.
@@ -239,7 +239,7 @@ def export_masks(scene: Reconstruction, folder: ImageFolder, directory: Path, na
         Whether masks were written.
 
     Raises:
-        NopeSplatError: If the files cannot be written, or `directory` has or is searched for original masks.
+        NopeSplatError: If the files cannot be written, or would be mistaken for masks of the original images.
     """
     images = {image.name: image for image in folder.images}
     registered = np.flatnonzero(scene.registered).tolist()
@@ -265,7 +265,7 @@ def export_masks(scene: Reconstruction, folder: ImageFolder, directory: Path, na
 
 
 def write_report(scene: Reconstruction, path: Path, skipped: Mapping[str, str] | None = None) -> None:
-    """Write a JSON report: `summarize`, reliability, and the unregistered, skipped and held-out images.
+    """Write a JSON report: statistics, reliability, and the unregistered, skipped and held-out images.
 
     Args:
         scene: The reconstruction.

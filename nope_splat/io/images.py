@@ -160,7 +160,7 @@ def read_image(image: ImageFile, size: tuple[int, int] | None = None) -> NDArray
 
 
 def read_mask(image_file: ImageFile, size: tuple[int, int] | None = None) -> NDArray[np.bool_] | None:
-    """Read the mask of an image, which combines mask file, transparency and ignored grid cells.
+    """Read the mask of an image: its mask file, transparency and ignored grid cells combined.
 
     Args:
         image_file: The image.

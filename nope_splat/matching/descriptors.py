@@ -52,8 +52,8 @@ def match_descriptors(first: Descriptors, second: Descriptors, ratio: float) -> 
     Args:
         first: Descriptors of the first image.
         second: Descriptors of the second image, on the same device.
-        ratio: Maximum of d1 / d2, where d1 and d2 are the distances to the nearest and to the second nearest
-            descriptor.
+        ratio: Upper limit of d1 / d2, where d1 and d2 are the distances to the nearest and to the second
+            nearest descriptor.
 
     Returns:
         Matches: keypoint indices in the first image (ascending) and in the second image. (M, 2), int64, on

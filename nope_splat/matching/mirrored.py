@@ -52,7 +52,9 @@ def find_mirrored_images(
     stationary: Sequence[StationaryPixels],
     settings: MatchingSettings,
 ) -> NDArray[np.int64]:
-    """Find the images that are mirrored relative to most of the images to which pairs connect them.
+    """Find the images that are mirrored relative to most other images.
+
+    If no pairs connect some groups of images to each other, each group is examined separately.
 
     Args:
         keypoints: Keypoints of each image, with SIFT descriptors and image sizes.
@@ -203,7 +205,7 @@ def hand_evidence(
 def separate_hands(
     num_images: int, edges: NDArray[np.int64], evidence: NDArray[np.floating]
 ) -> tuple[list[int], list[tuple[int, int]]]:
-    """Divide images into ordinary and mirrored images, using the strongest evidence that connects the images.
+    """Divide images into ordinary and mirrored images, by the maximum spanning forest of the evidence.
 
     In each connected component, the smaller group is considered mirrored. Of two equally large groups, the
     group without the component's first image is considered mirrored.
@@ -245,7 +247,7 @@ def _estimate_flipped_matches(
     settings: MatchingSettings,
     pool: ThreadPoolExecutor,
 ) -> dict[tuple[int, int], float]:
-    """Estimate the number of flipped matches of image pairs by matching only their largest keypoints.
+    """Estimate the number of flipped matches of image pairs from the largest keypoints of each image.
 
     Args:
         candidates: Image indices of the candidate pairs.

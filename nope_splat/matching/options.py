@@ -57,7 +57,7 @@ class TransitiveMatchingOptions:
     min_num_matches: int = 60
     """Minimum number of verified matches of a strong pair; other pairs are weak. Once an image has a weak
     pair, the image is only matched with candidates with which it shares more keypoints than with its partner
-    in the weak pair. Keypoints are shared through a third image, whose keypoints match both images."""
+    in the weak pair. Two images share those keypoints of a third image that match keypoints of both."""
     min_num_partners: int = 6
     """Number of verified pairs that an image must have before weak pairs restrict its further candidates (see
     `min_num_matches`)."""
@@ -118,8 +118,8 @@ class MirroringOptions:
     ordinary matches, for one image of the pair to be considered mirrored."""
     flipped_weight: float = 1 / 6
     """Weight of a match found after mirroring one image (flipped match), relative to an ordinary match. The
-    weight is small because symmetric objects have flipped matches in ordinary images, too. Such a pair may
-    have up to six times as many flipped matches as neighboring images have ordinary matches."""
+    weight is small because symmetric objects have flipped matches in ordinary images, too: a pair of such
+    images may have up to six times as many flipped matches as neighboring images have ordinary matches."""
     min_strong_matches: int = 50
     """Minimum number of matches of a strong pair. Images connected by strong pairs are not tested for
     mirroring against each other."""
@@ -154,8 +154,8 @@ class AmbiguityOptions:
     """Number of RANSAC trials for the second motion. If half of the contradicting matches belong to the
     motion, it is found with a probability of 98 percent."""
     max_num_keypoints: int = 300
-    """Approximate number of keypoints of an image that are compared with all its keypoints to measure
-    repetition. Keypoints are sampled evenly, and rounding may give up to twice this number."""
+    """Approximate number of keypoints that are compared with all other keypoints of the same image to measure
+    repetition. The keypoints are sampled evenly, and rounding may give up to twice this number."""
     similarity_quantile: float = 0.25
     """Quantile (0 to 1) of the descriptor similarities of an image's verified matches. A keypoint repeats if
     another place in the same image is at least as similar as this quantile; larger values find fewer

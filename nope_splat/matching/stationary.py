@@ -30,7 +30,10 @@ def verify_moving_matches(
     keypoints: Sequence[Keypoints],
     settings: MatchingSettings,
 ) -> PairMatches | None:
-    """Verify the matches of an image pair, after removing stationary matches that contradict the others.
+    """Verify the matches of an image pair; remove stationary matches if they contradict the other matches.
+
+    Stationary matches are at the same pixel in both images. If at least `settings.min_matches` of them
+    contradict the epipolar geometry of the other matches, all stationary matches are removed.
 
     Args:
         first: Index of one image.
@@ -40,8 +43,8 @@ def verify_moving_matches(
         settings: Options of matching.
 
     Returns:
-        The pair with its inlier matches, and with the removed matches in `stationary`; None if there are too
-        few inliers.
+        The pair with its inlier matches, and with the removed matches that contradict them in `stationary`;
+        None if there are too few inliers.
     """
     is_still = _at_same_pixel(indices, keypoints[first], keypoints[second], settings.stationary)
     if np.count_nonzero(is_still) >= settings.min_matches:
@@ -57,7 +60,7 @@ def verify_moving_matches(
 def find_stationary_pixels(
     keypoints: Sequence[Keypoints], pairs: Sequence[PairMatches], settings: MatchingSettings
 ) -> tuple[StationaryPixels, ...]:
-    """Find the grid cells of images that contain stationary matches in several image pairs.
+    """Find the grid cells that contain stationary matches in at least `min_num_pairs` pairs, and fill holes.
 
     Args:
         keypoints: Keypoints of each image, with image sizes.
@@ -141,7 +144,7 @@ def stationary_keypoints(
 def _at_same_pixel(
     indices: NDArray[np.int64], first: Keypoints, second: Keypoints, options: StationaryOptions
 ) -> NDArray[np.bool_]:
-    """Check which matches have both keypoints at the same pixel. (M, 2) -> (M,).
+    """Check which matches have both keypoints at the same pixel, up to `max_motion`. (M, 2) -> (M,).
 
     False for all matches if the two images differ in size.
     """

@@ -23,7 +23,7 @@ from nope_splat.scene.features import Keypoints, MatchedPairs, PairMatches
 def transitive_pairs(
     keypoints: Sequence[Keypoints], settings: MatchingSettings, matched: MatchedPairs
 ) -> Iterator[list[tuple[int, int]]]:
-    """Choose pairs of images round by round, from the matches of earlier rounds.
+    """Choose pairs of images round by round, from image similarity and the matches of earlier rounds.
 
     Args:
         keypoints: Keypoints of each image, with descriptors, in the order of the images.
