@@ -239,7 +239,7 @@ def export_masks(scene: Reconstruction, folder: ImageFolder, directory: Path, na
         Whether masks were written.
 
     Raises:
-        NopeSplatError: If the files cannot be written, or would be mistaken for masks of the original images.
+        NopeSplatError: If the files cannot be written, or could replace or be mistaken for original masks.
     """
     images = {image.name: image for image in folder.images}
     registered = np.flatnonzero(scene.registered).tolist()

@@ -54,7 +54,7 @@ def find_mirrored_images(
 ) -> NDArray[np.int64]:
     """Find the images that are mirrored relative to most other images.
 
-    If no pairs connect some groups of images to each other, each group is examined separately.
+    Groups of images that are not connected by any pair are examined separately.
 
     Args:
         keypoints: Keypoints of each image, with SIFT descriptors and image sizes.

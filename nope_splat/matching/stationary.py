@@ -43,8 +43,8 @@ def verify_moving_matches(
         settings: Options of matching.
 
     Returns:
-        The pair with its inlier matches, and with the removed matches that contradict them in `stationary`;
-        None if there are too few inliers.
+        The pair with its inlier matches; its field `stationary` contains the removed matches that contradict
+        the epipolar geometry. None if there are too few inliers.
     """
     is_still = _at_same_pixel(indices, keypoints[first], keypoints[second], settings.stationary)
     if np.count_nonzero(is_still) >= settings.min_matches:
