@@ -318,7 +318,8 @@ class _Scene:
 def _grid(camera: SharedPinhole, size: tuple[int, int], density: int = 1) -> Array:
     """Compute `density` x `density` ray directions per pixel, row by row, in camera coordinates. (N, 3).
 
-    Axes are OpenCV's, and the z component of each direction is the focal length in pixels.
+    Axes are OpenCV's, the z component of each direction is the focal length in pixels, and `size` is the
+    image size, (width, height), in pixels.
     """
     x, y = ((np.arange(side * density) + 0.5) / density - side / 2 for side in size)
     xy = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
@@ -330,8 +331,8 @@ def _grid(camera: SharedPinhole, size: tuple[int, int], density: int = 1) -> Arr
 def render_demo_scene(output_dir: Path, config: DemoSceneConfig | None = None) -> Path:
     """Render images of the demo scene and write them to a folder.
 
-    Writes `images/*.jpg` in random order of the cameras, and `ground_truth.json` with the true cameras for
-    the evaluation of results. With `config.depth`, also writes `depth/*.npz`.
+    Writes `images/*.jpg`, numbered at random instead of along the camera trajectory, and `ground_truth.json`
+    with the true cameras, for evaluating results. With `config.depth`, also writes `depth/*.npz`.
 
     Args:
         output_dir: Output folder; created if missing.

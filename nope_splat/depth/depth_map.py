@@ -13,8 +13,8 @@ from nope_splat.utils.typing import Array
 DepthValues = NDArray[np.float32]
 
 DepthKind = Literal["metric", "affine", "disparity"]
-"""Quantity in a depth map: "metric" is depth up to an unknown scale, "affine" is depth up to an unknown scale
-and shift, and "disparity" is inverse depth up to an unknown scale and shift."""
+"""Quantity in a depth map with values v, up to an unknown scale s and shift t of the map. "metric":
+depth = s v (not necessarily in meters). "affine": depth = s v + t. "disparity": 1 / depth = s v + t."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class DepthMap:
     values: DepthValues
     """Values of the quantity given by `kind`; NaN for unknown values. (H, W)."""
     kind: DepthKind
-    """Quantity in `values`: depth without a shift ("metric"; not necessarily in meters, since its scale is
-    fitted), depth up to scale and shift ("affine"), or inverse depth up to scale and shift ("disparity")."""
+    """Quantity in `values` (v), up to an unknown scale s and shift t of the map. "metric": depth = s v (not
+    necessarily in meters). "affine": depth = s v + t. "disparity": 1 / depth = s v + t."""
     pixel_size: tuple[float, float]
     """Width and height of one pixel of the map, in full-resolution pixels of the image."""
     corner: tuple[float, float] = (0.0, 0.0)
@@ -89,8 +89,8 @@ def depth_edges(depth: NDArray[np.floating], max_relative_step: float = 0.1) -> 
 
     Args:
         depth: Depth or distance; NaN for unknown values, which cause no discontinuities. (H, W).
-        max_relative_step: Largest difference between neighboring pixels of one surface, as a fraction of the
-            smaller of the two depths. Larger differences are discontinuities.
+        max_relative_step: Largest depth difference between neighboring pixels of one surface, as a fraction
+            of the smaller of the two depths. Larger differences are discontinuities.
 
     Returns:
         True for the pixels on both sides of a discontinuity. (H, W).

@@ -78,13 +78,13 @@ def read_depth_file(path: Path, image: ImageFile, kind: DepthKind) -> DepthMap:
 
 
 def _read_npz(path: Path) -> tuple[NDArray, NDArray | None]:
-    """Read the depth and the confidence from an npz file.
+    """Read the depth values and, if present, the confidence from an npz file.
 
     Args:
         path: The file, with the array `depth` and optionally `confidence`.
 
     Returns:
-        Depth (H, W), and confidence (H, W) or None if the file has none.
+        Array `depth` (H, W); and array `confidence` (H, W), or None if the file has none.
 
     Raises:
         ValueError: If an array is missing, has a wrong shape, or is not numeric.

@@ -88,7 +88,7 @@ def depth_maps_key(images: Sequence[ImageFile], settings: DepthSettings) -> dict
 
     Returns:
         Values that can be stored as JSON. With depth files: the hashes of the files and the kind of depth.
-        With a network: the network's name, the names, sizes and modification times of its local files, and
+        With a network: the network's name; the names, sizes and modification times of its local files; and
         the kind of depth.
     """
     if settings.maps is None:

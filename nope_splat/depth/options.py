@@ -56,6 +56,6 @@ class ScaleShiftOptions:
     """Minimum ratio of the fitted scale to its standard deviation. If the ratio is smaller, the points do not
     determine both scale and shift, and only the scale is fitted."""
     max_noise_ratio: float = 2.0
-    """Limit for affine and disparity maps of which only the scale is fitted. The depth map is rejected if the
-    noise of this fit exceeds the noise of the fit with shift, or `typical_noise` if that is larger, by more
-    than this factor."""
+    """Maximum noise of a fit of only the scale to an affine or disparity map, as a multiple of the noise of
+    the fit with shift or of `typical_noise`, whichever is larger. With more noise, the depth map is
+    rejected."""

@@ -16,7 +16,10 @@ DEFAULT_OPTIONS = ScaleShiftOptions()
 
 @dataclass(frozen=True)
 class ScaleShift:
-    """Scale and shift that convert the values of a depth map to depth, or to inverse depth for disparity."""
+    """Scale and shift of a depth map with values v: depth = `scale` * v + `shift`, in world units.
+
+    For the kind `disparity`, 1 / depth = `scale` * v + `shift`.
+    """
 
     scale: float
     """Factor by which the values of the depth map are multiplied; always positive."""
@@ -30,6 +33,8 @@ class ScaleShift:
 
     def depth(self, values: Array) -> Array:
         """Convert values of the depth map to depth in world units.
+
+        The depth is `scale` * value + `shift` or, for the kind `disparity`, the inverse of this sum.
 
         Args:
             values: Values of the depth map. (...).
@@ -52,11 +57,12 @@ def fit_scale_shift(
     """Fit the scale and shift of a depth map to points of known depth, of which some may be outliers.
 
     For scale a, shift b and map value v at a point of depth z, residuals are relative: |(a v + b) / z - 1|
-    for depth, and |(a v + b) z - 1| for disparity. MSAC (Torr and Zisserman 2000) selects the best hypothesis
-    from random pairs of points. The noise of inliers that MSAC assumes follows from the least median of
-    residuals (Rousseeuw 1984), but is at least `typical_noise`; otherwise a hypothesis with scale zero would
-    be selected if most points have the same depth. Iteratively reweighted least squares with the Cauchy loss
-    refines the hypothesis. If the depths vary too little to determine a shift, only a scale is fitted.
+    for depth, and |(a v + b) z - 1| for disparity. The shift of metric maps is zero. MSAC (Torr and Zisserman
+    2000) selects the best hypothesis from random pairs of points. To separate inliers from outliers, MSAC
+    needs the noise of the inliers, which is estimated by least median of residuals (Rousseeuw 1984), but set
+    to at least `typical_noise`. Without this minimum, MSAC would select a hypothesis with scale zero if most
+    points have the same depth. Iteratively reweighted least squares with the Cauchy loss refines the
+    hypothesis. If the depths vary too little to determine a shift, only a scale is fitted.
 
     Args:
         values: Values v of the map at the points; non-finite values are ignored. (n,).

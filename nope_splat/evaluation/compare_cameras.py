@@ -62,8 +62,8 @@ def focal_errors(
 
     Returns:
         One error per reference camera, in percent; positive if the estimated focal length is too long. The
-        error is the mean over the images of the camera that are also in `estimated`. Cameras are in the order
-        of the names of their first such image.
+        error is the mean over the images of the camera that are also in `estimated`; cameras without such
+        images are omitted. Cameras are sorted by the alphabetically first name of these images.
     """
     errors_by_camera: dict[object, list[float]] = {}
     for name in sorted(estimated.keys() & reference.keys()):

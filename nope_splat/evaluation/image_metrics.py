@@ -19,8 +19,9 @@ class ImageMetrics:
     metric should not share code with the loss that is optimized. The training loss uses a separate kernel,
     which is faster on a CPU and tested against pytorch_msssim.
 
-    SSIM and LPIPS need whole images. With a mask, masked pixels of the image are replaced with the rendering,
-    and the remaining difference (1 - SSIM, or LPIPS) is divided by the fraction of unmasked pixels.
+    SSIM and LPIPS need whole images. With a mask, image pixels that are not evaluated are replaced with the
+    rendering, and the remaining difference (1 - SSIM, or LPIPS) is divided by the fraction of evaluated
+    pixels.
 
     The weights of LPIPS are downloaded on first use. If the download fails, a message is logged once and
     LPIPS is omitted. The class is not an `nn.Module`, so that checkpoints do not contain these weights.

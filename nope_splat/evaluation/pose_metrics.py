@@ -42,7 +42,7 @@ class PoseMetrics:
     ate: float
     """Absolute trajectory error: RMSE of the camera centers after similarity alignment, in percent of the
     largest distance between two ground truth centers. NaN with fewer than three registered images, or if all
-    centers coincide."""
+    estimated or all ground truth centers coincide."""
     focal_error: float
     """Relative error of the focal length in percent, positive if the estimate is too long; NaN without a
     focal length."""
@@ -124,7 +124,8 @@ def _trajectory_error(estimated: Array, truth: Array, all_truth: Array) -> float
         all_truth: Ground truth centers of all images; their largest distance is the extent. (m, 3).
 
     Returns:
-        Error in percent; NaN with fewer than three registered images, or if all centers coincide.
+        Error in percent; NaN with fewer than three registered images, or if all estimated or all ground truth
+        centers coincide.
     """
     extent = np.linalg.norm(all_truth[:, None] - all_truth, axis=-1).max()
     if len(estimated) < 3 or np.ptp(estimated, axis=0).max() == 0 or extent == 0:

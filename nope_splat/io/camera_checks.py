@@ -22,14 +22,14 @@ LARGEST_NUMBER = 1e30
 files, and products of such numbers could overflow."""
 FOCAL_RATIOS = (1e-3, 1e4)
 """Minimum and maximum focal length, as multiples of the longer image side. These limits correspond to fields
-of view of 179.9 and 0.006 degrees."""
+of view of 179.8 and 0.006 degrees along that side."""
 MAX_ROTATION_ERROR = 0.02
 """Maximum relative difference between the largest and smallest singular value of a rotation matrix that is
 read from a file. Matrices rounded to two decimals pass."""
 
 
 class InvalidCamera(ValueError):
-    """Error in a camera file. Its message is a reason that `parsing` inserts into the error for the user."""
+    """Exception for invalid content of a camera file; its message is the reason that `parsing` reports."""
 
 
 @contextmanager
@@ -47,7 +47,8 @@ def parsing(source: str, advice: str) -> Iterator[None]:
         Nothing.
 
     Raises:
-        NopeSplatError: If the block raises an exception that damaged content can cause.
+        NopeSplatError: If the block raises an exception of a type that damaged content causes, such as
+            `OSError`, `KeyError` or `ValueError` (including `InvalidCamera`).
     """
     try:
         yield
@@ -93,7 +94,7 @@ def number(values: Mapping[str, Any], key: str, default: float | None = None) ->
 def rigid_pose(matrix: object) -> Array:
     """Check a camera pose from a file, and replace its rotation by the nearest orthonormal matrix.
 
-    This is necessary because rotations in files may be rounded to a few decimals or multiplied by a scale.
+    Rotations in files may be rounded to a few decimals or multiplied by a scale.
 
     Args:
         matrix: Camera-to-world or world-to-camera transform, as nested lists or an array. (4, 4).
@@ -131,8 +132,8 @@ def check_intrinsics(
         others: Other parameters that only have to be finite, such as principal point and distortion.
 
     Raises:
-        InvalidCamera: If a number is not finite, the size is not positive, or a focal length is outside
-            `FOCAL_RATIOS`.
+        InvalidCamera: If a number is not finite, the size is not positive, or the ratio of a focal length to
+            the longer image side is outside `FOCAL_RATIOS`.
     """
     width, height = size
     if not (0 < width < LARGEST_NUMBER and 0 < height < LARGEST_NUMBER):

@@ -48,8 +48,8 @@ def read_named_cameras(path: Path) -> dict[str, NamedCamera]:
 
     Raises:
         NopeSplatError: If the format is unknown, the file is damaged or contains no camera, an image name
-            occurs twice, a pose is mirrored or not finite, or an image size or focal length is not positive
-            or implausible.
+            occurs twice, a pose is mirrored or not finite, an image size is not positive, or a focal length
+            is implausible for the image size.
     """
     if path.is_dir():
         cameras = _read_colmap(path)
@@ -69,7 +69,7 @@ def _read_colmap(path: Path) -> dict[str, NamedCamera]:
         path: The folder.
 
     Returns:
-        Cameras by image name, as stored in the model.
+        Cameras, by the image names that are stored in the model.
     """
     is_model = any((path / f"cameras.{suffix}").is_file() for suffix in ("bin", "txt"))
     cameras, images = read_cameras(path if is_model else path / "sparse" / "0")
@@ -112,12 +112,12 @@ def _read_frames(path: Path, content: dict[str, Any], frames: list[dict[str, Any
 
     Args:
         path: The file, for error messages.
-        content: The JSON object of the file. Intrinsics in this object apply to frames that do not contain
-            intrinsics.
+        content: The JSON object of the file. Each intrinsic parameter in this object applies to the frames
+            that do not contain this parameter.
         frames: Entry `frames` of the JSON object.
 
     Returns:
-        Cameras by `file_path`.
+        Cameras, by the entry `file_path` of their frames.
     """
     named: dict[str, NamedCamera] = {}
     for index, frame in enumerate(frames):
@@ -141,8 +141,9 @@ def _read_intrinsics(
 
     Args:
         values: JSON object with image width `w` and height `h` in pixels, and either focal length `fl_x` in
-            pixels or horizontal field of view `camera_angle_x` in radians. Optional entries are `fl_y`, `cx`
-            and `cy` in pixels, and `k1` and `k2`.
+            pixels or horizontal field of view `camera_angle_x` in radians. Optional entries are `fl_y` in
+            pixels (default: the focal length in x), `cx` and `cy` in pixels (default: the image center), and
+            `k1` and `k2` (default: 0).
 
     Returns:
         Image size (width, height), focal length (mean of x and y) and principal point (x, y), all in pixels;
@@ -174,7 +175,9 @@ def _normalize(
         radial: Radial distortion k1 and k2, returned unchanged.
 
     Returns:
-        `focal`, `offset` (principal point minus image center) and `radial` of a `NamedCamera`.
+        Focal length divided by the longer image side; principal point minus image center, (x, y), divided by
+        the longer image side; and `radial`. These are the fields `focal`, `offset` and `radial` of a
+        `NamedCamera`.
     """
     longer_side = max(size)
     offset = (center[0] - size[0] / 2) / longer_side, (center[1] - size[1] / 2) / longer_side
@@ -182,7 +185,7 @@ def _normalize(
 
 
 def _parsing_camera(path: Path, name: str) -> AbstractContextManager[None]:
-    """Create the context manager `parsing`, with a message that names an image and the file `path`."""
+    """Create the context manager `parsing`, with a message that contains the image name and the file path."""
     photo = " ".join(name[:200].split())
     return parsing(f"the camera of {photo} in {path} cannot be used", "correct it or remove it")
 
@@ -190,7 +193,7 @@ def _parsing_camera(path: Path, name: str) -> AbstractContextManager[None]:
 def _parsing_frame(path: Path, frame: dict[str, Any], index: int) -> AbstractContextManager[None]:
     """Create the context manager `parsing`, with a message that names the image of a JSON frame.
 
-    If the frame has no image name, the message contains the frame number `index + 1`.
+    If the frame has no image name, the message contains the frame number, `index + 1`, instead.
     """
     name = frame.get("file_path")
     return _parsing_camera(path, name if isinstance(name, str) and name else f"frame {index + 1}")
@@ -215,7 +218,7 @@ def _require_new(name: str, others: Container[str]) -> None:
 
 
 def _shorten_names(cameras: dict[str, NamedCamera]) -> dict[str, NamedCamera]:
-    """Shorten image names to file names, or only remove the common folder if two file names are equal.
+    """Shorten image paths to file names; if two file names are equal, only remove the common parent folder.
 
     Args:
         cameras: Cameras by image path.
@@ -224,8 +227,8 @@ def _shorten_names(cameras: dict[str, NamedCamera]) -> dict[str, NamedCamera]:
         The same cameras by shortened name.
 
     Raises:
-        InvalidCamera: If two shortened names are equal, or if file names repeat and only some of the paths
-            are absolute.
+        InvalidCamera: If two shortened names are equal. Also if two file names are equal and some paths are
+            absolute while others are relative.
     """
     short_names = [PurePosixPath(name).name for name in cameras]
     if len(set(short_names)) < len(short_names):

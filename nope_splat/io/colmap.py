@@ -119,11 +119,11 @@ class ColmapPoints:
     observation in the `points2D` of this image. (O, 2)."""
 
     def rows(self) -> Iterator[tuple[int, Array, NDArray[np.uint8], float, Indices]]:
-        """Iterate over the points.
+        """Iterate over the points with their colors, errors and tracks.
 
         Yields:
-            Point ID, world coordinates (3,), RGB color from 0 to 255 (3,), mean reprojection error in pixels,
-            and track (track length, 2): image ID and `points2D` index of each observation.
+            For each point: ID, world coordinates (3,), RGB color from 0 to 255 (3,), mean reprojection error
+            in pixels, and track (track length, 2): image ID and `points2D` index of each observation.
         """
         for index, (start, end) in enumerate(pairwise(self.starts.tolist())):
             yield (
@@ -220,7 +220,7 @@ def read_cameras(directory: Path) -> tuple[dict[int, ColmapCamera], dict[int, Co
             both pairs exist, the binary files are read.
 
     Returns:
-        Cameras by camera ID, and images without observations by image ID.
+        Cameras by camera ID; and images by image ID, with empty `xy` and `point_ids`.
 
     Raises:
         NopeSplatError: If the folder contains no model, or a file is damaged. Implausible intrinsics or poses

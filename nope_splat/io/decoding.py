@@ -84,7 +84,7 @@ def _reduce(image: Image.Image, size: tuple[int, int]) -> None:
 
     Args:
         image: The opened image, not decoded yet. Images of other formats than JPEG are not changed.
-        size: Requested width and height in pixels; the two may be swapped.
+        size: Requested width and height in pixels, in either order.
     """
     if image.format not in ("JPEG", "MPO"):
         return  # Pillow cannot decode other formats at a reduced size

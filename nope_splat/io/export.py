@@ -111,15 +111,15 @@ def write_transforms(
     """Write a nerfstudio `transforms.json` and, in the same folder, the track points as `sparse_pc.ply`.
 
     The JSON file contains the poses of all registered images in the world frame of the reconstruction, with
-    OpenGL camera axes. Held-out images form nerfstudio's validation and test splits. Image paths are relative
-    if the images are below the folder of `path`, else absolute. nerfstudio ignores EXIF rotation, so images
-    must be upright (see `export_images`).
+    OpenGL camera axes. Held-out images form nerfstudio's validation split and also its test split. The path
+    of an image is relative to the folder of `path` if the image is inside this folder, else absolute.
+    nerfstudio ignores EXIF rotation, so images must be upright (see `export_images`).
 
     Args:
         scene: The reconstruction.
         image_folder: Folder to which image names are relative.
         path: JSON file to write.
-        mask_folder: Folder of the masks from `export_masks`; None without masks.
+        mask_folder: Folder of the masks from `export_masks`; None to write no mask paths.
 
     Raises:
         NopeSplatError: If the files cannot be written.
@@ -159,7 +159,7 @@ def export_images(
     """Export the registered images to a folder for other tools, as symbolic links or copies.
 
     Images that other tools may read differently (EXIF rotation, HEIC, CMYK, 16 bits) are converted to upright
-    PNG files. Names of converted images get the suffix `.png`, or `_1.png` and so on if that name is used.
+    PNG files, named like the original plus `.png`, or plus `_1.png` and so on if that name is used.
 
     Args:
         scene: The reconstruction.
@@ -168,7 +168,7 @@ def export_images(
         copy: Whether to copy the files instead of creating symbolic links.
 
     Returns:
-        The reconstruction with the names of the exported images.
+        The reconstruction with the names of the exported images; names of unregistered images are unchanged.
 
     Raises:
         NopeSplatError: If the files cannot be written, or `directory` is in the original image folder.
@@ -209,8 +209,8 @@ def exported_names(names: Sequence[str], portable: Sequence[bool]) -> list[str]:
         portable: Whether each image is exported without conversion, under its original name. (N,).
 
     Returns:
-        Name of each exported image: unchanged if `portable` is True, else an unused name that ends with
-        `.png`. (N,).
+        Name of each exported image: unchanged if `portable` is True, else the original name plus `.png`, or
+        plus `_1.png`, `_2.png` and so on if that name is used already. (N,).
     """
     # Names are compared without case, for file systems that ignore it, and with the names of folders.
     taken = {part.casefold() for name in names for part in (name, *map(str, PurePosixPath(name).parents))}
@@ -224,10 +224,10 @@ def exported_names(names: Sequence[str], portable: Sequence[bool]) -> list[str]:
 
 
 def export_masks(scene: Reconstruction, folder: ImageFolder, directory: Path, names: Sequence[str]) -> bool:
-    """Write the masks of the registered images, which combine mask file and transparency of each image.
+    """Write the mask of each registered image: its mask file, transparency and ignored grid cells combined.
 
     As COLMAP and nerfstudio expect, there is one PNG file per image, named like the exported image plus
-    `.png`, and ignored pixels are black. If no registered image has a mask, nothing is written.
+    `.png`, with used pixels white and ignored pixels black. Without any masks, nothing is written.
 
     Args:
         scene: The reconstruction, with the original image names.
@@ -239,7 +239,7 @@ def export_masks(scene: Reconstruction, folder: ImageFolder, directory: Path, na
         Whether masks were written.
 
     Raises:
-        NopeSplatError: If the files cannot be written, or `directory` is a folder of the original masks.
+        NopeSplatError: If the files cannot be written, or could replace or be mistaken for original masks.
     """
     images = {image.name: image for image in folder.images}
     registered = np.flatnonzero(scene.registered).tolist()
@@ -265,7 +265,7 @@ def export_masks(scene: Reconstruction, folder: ImageFolder, directory: Path, na
 
 
 def write_report(scene: Reconstruction, path: Path, skipped: Mapping[str, str] | None = None) -> None:
-    """Write the statistics of a reconstruction (`summarize`) and lists of its images to a JSON file.
+    """Write a JSON report: statistics, reliability, and the unregistered, skipped and held-out images.
 
     Args:
         scene: The reconstruction.
@@ -304,7 +304,8 @@ def summarize(scene: Reconstruction) -> dict[str, object]:
         scene: The reconstruction.
 
     Returns:
-        JSON values by name. Lengths in images are in full-resolution pixels, times in seconds.
+        JSON values by name. Focal lengths, principal point offsets and reprojection errors are in
+        full-resolution pixels; times are in seconds.
     """
     errors = scene.reprojection_errors()
     return {

@@ -22,8 +22,8 @@ def content_key(image_files: Sequence[ImageFile], settings: Mapping[str, Any]) -
     """Compute the cache key of a result from the images and settings that determine the result.
 
     Args:
-        image_files: The images, in the order of the images in the result. The key depends on the names and
-            order of the images and on the content of image and mask files, but not on the location of the
+        image_files: The images, in the order in which the result contains them. The key depends on the names
+            and order of the images and on the content of image and mask files, but not on the location of the
             files.
         settings: Settings that the result depends on, as values that JSON supports. Convert dataclasses with
             `asdict`.

@@ -52,7 +52,7 @@ class ImageFile:
     """Path of the mask file, whose black pixels are ignored; None without a mask file."""
     ignored: NDArray[np.bool_] | None = field(default=None, compare=False)
     """Grid of cells over the image (rows, columns), True for cells whose pixels are ignored in addition to
-    the mask; None if no cell is ignored."""
+    the black pixels of the mask; None if no cell is ignored."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def read_image(image: ImageFile, size: tuple[int, int] | None = None) -> NDArray
 
 
 def read_mask(image_file: ImageFile, size: tuple[int, int] | None = None) -> NDArray[np.bool_] | None:
-    """Read the mask of an image, which combines mask file, transparency and ignored grid cells.
+    """Read the mask of an image: its mask file, transparency and ignored grid cells combined.
 
     Args:
         image_file: The image.

@@ -45,7 +45,7 @@ def read_undistorted_mask(
 
     Returns:
         Mask (H, W), True for pixels that are interpolated only from used pixels inside the original image.
-        None if all pixels are used.
+        None if the image has no mask and all pixels lie inside the original image.
     """
     mask = read_mask(image, size)
     if not any(camera.radial):

@@ -67,8 +67,9 @@ def repetition(
 ) -> NDArray[np.floating]:
     """Measure the fraction of keypoints in each image that resemble another place in the same image.
 
-    A keypoint repeats if a distant keypoint of the same image has a similar descriptor. The similarity must
-    reach a quantile (`similarity_quantile`) of the similarities of the image's verified matches.
+    A keypoint repeats if another keypoint of the image, at a distance of at least `min_distance`, has a
+    similar descriptor. The similarity (inner product) must reach a quantile (`similarity_quantile`) of the
+    similarities between matched keypoints in the image's verified pairs.
 
     Args:
         keypoints: Keypoints of each image, with unit-length descriptors. Without descriptors, all fractions

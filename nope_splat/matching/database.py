@@ -33,7 +33,8 @@ logger = logging.getLogger(__name__)
 CACHE_STAGE = "matches"
 """Name under which the cache stores finished matches."""
 PARTIAL_CACHE_STAGE = "pairs"
-"""Name under which the cache stores the pairs matched so far; an interrupted run resumes from these pairs."""
+"""Name under which the cache stores the pairs matched so far. If a run is interrupted, the next run resumes
+from these pairs."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class MatchDatabase:
     def without_stationary(
         self, folder: ImageFolder, held_out: NDArray[np.bool_], settings: MatchingSettings
     ) -> MatchDatabase:
-        """Find stationary image cells in the training images, and remove their matches from all images.
+        """Find stationary grid cells in training images, and remove the matches in the cells from all pairs.
 
         Args:
             folder: The images.
@@ -145,7 +146,7 @@ def load_or_match(
 ) -> MatchDatabase:
     """Load the matches of a folder from the cache, or match its images.
 
-    If an earlier run was interrupted, matching resumes from the pairs that it saved.
+    With SIFT, matching resumes from the pairs that an interrupted earlier run saved in the cache.
 
     Args:
         folder: Folder with the images.
@@ -242,7 +243,7 @@ def _pairs_from_arrays(arrays: dict[str, NDArray[Any]]) -> list[PairMatches]:
 
 
 def _tried_from_arrays(arrays: dict[str, NDArray[Any]]) -> dict[tuple[int, int], PairMatches | None]:
-    """Read the results of all matched pairs by image indices; None for pairs that failed verification."""
+    """Create the results of earlier matching from cached arrays, by pair; None if verification failed."""
     known: dict[tuple[int, int], PairMatches | None] = dict.fromkeys(
         (int(first), int(second)) for first, second in arrays["tried"]
     )

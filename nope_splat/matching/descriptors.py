@@ -13,8 +13,9 @@ GPU_BLOCK_SIZE = 2**24
 """Number of similarities computed at once on a GPU (64 MB). Large blocks are faster there."""
 
 QUANTIZATION_LEVELS = 254
-"""Number of quantization levels for descriptor entries between 0 and 1. Entries above 1/2 exceed 7 bits and
-are reduced to 127; they only occur in descriptors with hardly any other nonzero entry."""
+"""Factor by which descriptor entries, 0 to 1, are multiplied before they are rounded to integers. Entries
+above 1/2 exceed 7 bits and are reduced to 127; they only occur in descriptors with hardly any other nonzero
+entry."""
 
 
 class Descriptors(NamedTuple):
@@ -31,8 +32,8 @@ class Descriptors(NamedTuple):
         """Quantize descriptors to 7 bits, so that similarities can be computed in integer arithmetic.
 
         Processors with int8 dot products compare quantized descriptors much faster. Other processors store
-        the same integers as float32, which represents them exactly, so all devices find the same matches. A
-        GPU stores int8 to save memory and converts the descriptors of each image pair when it is matched.
+        the same integers as float32, which represents them exactly, so all devices find the same matches. On
+        a GPU, descriptors are stored as int8 to save memory, and converted to float32 when a pair is matched.
 
         Args:
             descriptors: Non-negative unit-length descriptors. (K, D), float32.
@@ -51,8 +52,8 @@ def match_descriptors(first: Descriptors, second: Descriptors, ratio: float) -> 
     Args:
         first: Descriptors of the first image.
         second: Descriptors of the second image, on the same device.
-        ratio: Maximum ratio of the distance to the nearest descriptor to the distance to the second nearest
-            descriptor.
+        ratio: Upper limit of d1 / d2, where d1 and d2 are the distances to the nearest and to the second
+            nearest descriptor.
 
     Returns:
         Matches: keypoint indices in the first image (ascending) and in the second image. (M, 2), int64, on

@@ -46,8 +46,8 @@ INSTALL = (
     "pip install --no-deps mini-dust3r roma",
     "pip install beartype einops safetensors huggingface_hub",
 )
-"""Commands that install the network in nerfstudio's environment. Installing its declared dependencies would
-replace packages of nerfstudio."""
+"""Commands that install the network in nerfstudio's environment. Installing the declared dependencies of the
+network would replace packages of nerfstudio."""
 
 Prediction = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Output of the network for one image of a pair: points (H, W, 3) and confidence (H, W)."""
@@ -58,7 +58,7 @@ with a batch axis."""
 
 @dataclass(frozen=True)
 class NetworkInput:
-    """Resizing and crop of an image for the network: it is resized, then center-cropped to whole patches."""
+    """Preparation of an image for the network: the image is resized, then center-cropped to whole patches."""
 
     size: tuple[int, int]
     """Width and height of the resized image in pixels."""
@@ -86,7 +86,8 @@ class NetworkInput:
         """Compute the grid of the stored pointmap points in full-resolution pixels.
 
         Returns:
-            Spacing of the points, x then y (2,), and upper left corner of the grid, x then y (2,).
+            Spacing of the points, x then y (2,); and upper left corner of the grid, x then y (2,), which is
+            half a spacing to the left of the first point and above it.
         """
         # The center of STORED_STRIDE pixels is a pixel corner; the stored point is half a pixel further.
         return np.multiply(self.scale, float(STORED_STRIDE)), self.to_image(np.array([0.5, 0.5]))

@@ -44,6 +44,8 @@ def match_images(
 ) -> tuple[list[Keypoints], list[PairMatches], Pointmaps | None]:
     """Extract keypoints, choose pairs of images, and match and verify these pairs.
 
+    The matcher dust3r ignores `matched` and `save`.
+
     Args:
         images: The images.
         settings: Settings of matching.
@@ -142,8 +144,8 @@ def _match_rounds(
 
     Args:
         keypoints: Keypoints of each image.
-        rounds: Function that takes the dictionary of all results, which grows with each round, and yields the
-            pairs of one round after another.
+        rounds: Function that takes the dictionary of the results of all pairs matched so far, and yields one
+            list of pairs per round. The results of a round are added before the next list is requested.
         settings: Options of matching and verifying pairs.
         matched: Results of pairs that were matched earlier and are not matched again; None if there are none.
         save: Function that is called with the results of all pairs matched so far, every `SAVE_INTERVAL`

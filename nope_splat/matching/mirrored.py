@@ -7,9 +7,9 @@ exactly one of them is mirrored. However, symmetric objects have flipped matches
 side of a car matches its mirrored right side. Therefore
 
 - an ordinary match counts several times as much as a flipped match,
-- the maximum spanning forest of this evidence decides which images have the same orientation. If a chain of
-  pairs connects two images, a pair of the two images that contradicts the chain is only used if its evidence
-  is stronger than that of the weakest pair in the chain.
+- the maximum spanning forest of this evidence decides which images have the same orientation. If a pair
+  contradicts a chain of other pairs that connects the same two images, the pair with the weakest evidence
+  in this cycle is not used.
 
 If all images are mirrored, no image is reported, because the mirrored scene is consistent.
 """
@@ -52,7 +52,9 @@ def find_mirrored_images(
     stationary: Sequence[StationaryPixels],
     settings: MatchingSettings,
 ) -> NDArray[np.int64]:
-    """Find the images that are mirrored relative to most of the images that they match.
+    """Find the images that are mirrored relative to most other images.
+
+    Groups of images that are not connected by any pair are examined separately.
 
     Args:
         keypoints: Keypoints of each image, with SIFT descriptors and image sizes.
@@ -128,9 +130,9 @@ def candidate_pairs(
     """Choose image pairs that are tested for whether one of the two images is mirrored.
 
     Images that are connected by strong pairs are not tested against each other, because either all of them
-    are mirrored or none is. A pair is strong if its number of matches is a large fraction of the largest
-    number of matches of any pair that contains one of its two images. Each image is tested with some of the
-    images to which it is not connected, evenly spaced in the image order.
+    are mirrored or none is. A pair is strong if it has at least `min_strong_matches` matches, and at least
+    the fraction `min_strong_ratio` of the matches of any other pair that contains one of its two images. Each
+    image is tested with some of the images to which it is not connected, evenly spaced in the image order.
 
     Args:
         num_images: Number of images.
@@ -180,7 +182,11 @@ def count_flipped_matches(
 def hand_evidence(
     ordinary: NDArray[np.integer], flipped: NDArray[np.number], settings: MatchingSettings
 ) -> NDArray[np.floating]:
-    """Weigh the ordinary matches of image pairs against their flipped matches.
+    """Compute the evidence that both images of a pair have the same orientation, or that one is mirrored.
+
+    The evidence of a pair is `ordinary` - w `flipped`, with the weight w = `flipped_weight`. However, if
+    `flipped` is at least `min_ratio` times `ordinary`, the evidence is -w `flipped`, or zero if w `flipped`
+    is below `settings.min_matches`.
 
     Args:
         ordinary: Number of ordinary matches of each pair. (E,).
@@ -199,7 +205,7 @@ def hand_evidence(
 def separate_hands(
     num_images: int, edges: NDArray[np.int64], evidence: NDArray[np.floating]
 ) -> tuple[list[int], list[tuple[int, int]]]:
-    """Divide images into ordinary and mirrored images, using the strongest evidence that connects the images.
+    """Divide images into ordinary and mirrored images, by the maximum spanning forest of the evidence.
 
     In each connected component, the smaller group is considered mirrored. Of two equally large groups, the
     group without the component's first image is considered mirrored.
@@ -241,7 +247,7 @@ def _estimate_flipped_matches(
     settings: MatchingSettings,
     pool: ThreadPoolExecutor,
 ) -> dict[tuple[int, int], float]:
-    """Estimate the number of flipped matches of image pairs by matching only their largest keypoints.
+    """Estimate the number of flipped matches of image pairs from the largest keypoints of each image.
 
     Args:
         candidates: Image indices of the candidate pairs.
@@ -250,8 +256,8 @@ def _estimate_flipped_matches(
         pool: Pool of threads that match pairs in parallel.
 
     Returns:
-        Estimated number of flipped matches, by pair. Pairs are omitted if they have no more matches than
-        unrelated images may have.
+        Estimated number of flipped matches (matches after mirroring one image), by pair. Pairs are omitted if
+        they have no more matches than unrelated images may have.
     """
     options = settings.mirroring
     partners: dict[int, list[int]] = defaultdict(list)

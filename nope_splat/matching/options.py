@@ -24,10 +24,9 @@ class SiftOptions:
     """OpenCV's `contrastThreshold`: smallest contrast of a keypoint. The default is half of OpenCV's default,
     so that dim regions also get keypoints."""
     noise_diameter: float = 2.6
-    """Keypoint diameter, in pixels of the image in which keypoints are detected, at which the blur of a
-    keypoint contributes as much localization noise as all other sources together. Larger keypoints get a
-    larger standard deviation. The reprojection errors of four real and rendered scenes gave values from 2.5
-    to 2.7 pixels."""
+    """Diameter D, in pixels of the image in which keypoints are detected, that determines the localization
+    noise: the standard deviation of a keypoint of diameter d is proportional to sqrt(1 + (d / D)^2). The
+    reprojection errors of four real and rendered scenes gave values from 2.5 to 2.7 pixels."""
     num_grid_cells: int = 16
     """Number of grid cells along the longer image side. The strongest keypoints are selected from each cell
     in turn; more cells spread the keypoints more evenly."""
@@ -56,10 +55,11 @@ class TransitiveMatchingOptions:
     num_initial_partners: int = 4
     """Number of most similar images with which each image is matched in the first round."""
     min_num_matches: int = 60
-    """Minimum number of verified matches of a strong pair. Once an image has a weaker pair, it is only
-    matched with candidates with which it shares more keypoints than with its partner in the weaker pair."""
+    """Minimum number of verified matches of a strong pair; other pairs are weak. Once an image has a weak
+    pair, the image is only matched with candidates with which it shares more keypoints than with its partner
+    in the weak pair. Two images share those keypoints of a third image that match keypoints of both."""
     min_num_partners: int = 6
-    """Minimum number of verified pairs of an image for weak pairs to restrict its further candidates (see
+    """Number of verified pairs that an image must have before weak pairs restrict its further candidates (see
     `min_num_matches`)."""
 
 
@@ -85,7 +85,7 @@ class TwoViewGeometryOptions:
     min_num_subset_trials: int = 20
     """Minimum number of RANSAC trials on the subset. With fewer trials, all of them might fail by chance."""
     homography_subset_size: int = 100
-    """Number of inlier matches in the subset from which the homography is estimated."""
+    """Maximum number of inlier matches from which the homography is estimated."""
     max_num_homography_trials: int = 200
     """Maximum number of RANSAC trials for the homography. A homography that explains nearly all matches is
     found in few trials."""
@@ -99,8 +99,8 @@ class StationaryOptions:
     """Maximum distance between the two keypoints of a stationary match, in pixels of the image in which
     keypoints are detected. Keypoints of a logo differ by a fraction of a pixel."""
     num_grid_cells: int = 48
-    """Number of cells along the longer image side of the grid that represents stationary regions. More cells
-    follow the outlines of the regions more closely."""
+    """Stationary regions are represented by the cells of a grid, with this number of cells along the longer
+    image side. More cells follow the outlines of the regions more closely."""
     min_num_pairs: int = 3
     """Minimum number of image pairs in which a grid cell must contain stationary matches. In a single pair,
     matches may be stationary by chance."""
@@ -117,9 +117,9 @@ class MirroringOptions:
     """Minimum ratio of the number of flipped matches (found after mirroring one image) to the number of
     ordinary matches, for one image of the pair to be considered mirrored."""
     flipped_weight: float = 1 / 6
-    """Weight of a match found after mirroring one image (flipped match), relative to an ordinary match. It is
-    small because ordinary images of symmetric objects have flipped matches, too: up to six times as many as
-    two neighboring images have ordinary matches."""
+    """Weight of a match found after mirroring one image (flipped match), relative to an ordinary match. The
+    weight is small because symmetric objects have flipped matches in ordinary images, too: a pair of such
+    images may have up to six times as many flipped matches as neighboring images have ordinary matches."""
     min_strong_matches: int = 50
     """Minimum number of matches of a strong pair. Images connected by strong pairs are not tested for
     mirroring against each other."""
@@ -145,19 +145,21 @@ class AmbiguityOptions:
     """Options for measuring how ambiguous the matches are."""
 
     min_contradiction: float = 3.0
-    """Minimum epipolar error of a match that contradicts the epipolar geometry of its pair and may belong to
-    a second motion, as a multiple of `max_epipolar_error`."""
+    """Matches with an epipolar error above this multiple of `max_epipolar_error` contradict the epipolar
+    geometry of their pair and may belong to a second motion."""
     min_second_inlier_ratio: float = 0.5
-    """Minimum fraction of the contradicting matches of a pair that are inliers of a second epipolar geometry;
-    with a smaller fraction, the pair has no second motion."""
+    """A pair has a second motion only if at least this fraction of its contradicting matches (see
+    `min_contradiction`) are inliers of a second epipolar geometry."""
     max_num_trials: int = 500
     """Number of RANSAC trials for the second motion. If half of the contradicting matches belong to the
     motion, it is found with a probability of 98 percent."""
     max_num_keypoints: int = 300
-    """Maximum number of keypoints of an image that are sampled to measure repetition within the image."""
+    """Approximate number of keypoints that are compared with all other keypoints of the same image to measure
+    repetition. The keypoints are sampled evenly, and rounding may give up to twice this number."""
     similarity_quantile: float = 0.25
-    """Quantile of the descriptor similarities of an image's verified matches. A keypoint repeats if another
-    place in the same image is at least as similar as this quantile; larger values find fewer repetitions."""
+    """Quantile (0 to 1) of the descriptor similarities of an image's verified matches. A keypoint repeats if
+    another place in the same image is at least as similar as this quantile; larger values find fewer
+    repetitions."""
     min_distance: float = 24.0
     """Minimum distance between two places in an image that are compared to find repetition, in pixels of the
     image in which keypoints are detected."""
@@ -199,14 +201,15 @@ class MatchingSettings:
     huggingface.co. The published weights are for non-commercial use only (CC BY-NC-SA 4.0, and the terms of
     the training data)."""
     max_keypoints: Annotated[int, COUNT] = 8192
-    """Maximum number of keypoints per image. Half of them are the largest keypoints, the others are the
-    strongest of each image region. More keypoints give more tracks but take longer to match."""
+    """Maximum number of keypoints per image. With SIFT, half of them are the largest keypoints, and the other
+    half are the strongest keypoints of each image region. More keypoints give more tracks but take longer to
+    match."""
     max_feature_size: Annotated[int, Ge(32)] = 1600
     """Longer image side, in pixels, at which keypoints are detected. Larger images are downscaled to this
     size first."""
     match_ratio: Annotated[float, POSITIVE_SHARE] = 0.8
     """Maximum ratio of the distances to the nearest and the second nearest descriptor (Lowe's ratio test).
-    Smaller values keep fewer but more reliable matches."""
+    Smaller values keep fewer but more reliable matches. Only the matcher sift uses this ratio."""
     max_epipolar_error: Annotated[float, Interval(gt=0, le=100)] = 2.0
     """Maximum epipolar error of an inlier match, in pixels of the image in which keypoints are detected."""
     min_matches: Annotated[int, Ge(8)] = 15
@@ -218,9 +221,9 @@ class MatchingSettings:
     frames: neighbors in the order of the file names. By default, exhaustive up to max-exhaustive-images, and
     retrieval for more images."""
     num_partners: Annotated[int, COUNT] = 20
-    """With sequential pairs, the number of neighbors with which each image is matched. With retrieval, the
-    number of most similar images among which partners of each image are chosen; images that match the same
-    keypoints of a third image are matched in addition."""
+    """With sequential pairs, the number of neighbors with which each image is matched, half of them before
+    and half after the image. With retrieval, the number of most similar images among which partners of each
+    image are chosen; images that match the same keypoints of a third image are matched in addition."""
     max_exhaustive_images: Annotated[int, NOT_NEGATIVE] = 100
     """Maximum number of images for which all pairs are matched by default. The time for all pairs grows with
     the square of the number of images."""

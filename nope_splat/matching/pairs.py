@@ -45,7 +45,8 @@ def pairs_in_rounds(
             round.
 
     Yields:
-        Pairs of image indices, the smaller index first, in ascending order; no pair twice.
+        For each round, the pairs of image indices, the smaller index first, in ascending order. Different
+        rounds have no pairs in common.
     """
     if settings.pair_selection(len(keypoints)) == "retrieval":
         from nope_splat.matching.transitive import transitive_pairs

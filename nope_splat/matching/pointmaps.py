@@ -66,7 +66,7 @@ def anchor_pixels(shape: tuple[int, ...], spacing: int) -> NDArray[np.int64]:
         spacing: Distance in pixels between neighboring anchors.
 
     Returns:
-        Column and row of each anchor. (K, 2).
+        Column and row of each anchor, row by row. (K, 2).
     """
     height, width = shape
     columns = np.arange(spacing // 2, width, spacing)
@@ -115,13 +115,13 @@ def average_matches(forward: Array, backward: Array, max_error: float) -> Array:
     """Average the matches of anchors from both orders (i, j) and (j, i) of an image pair.
 
     Args:
-        forward: Positions of the matches from one order of the pair, in pixels. (K, 2).
-        backward: Positions of the matches from the other order, in pixels. (K, 2).
+        forward: Positions of the matches from one order of the pair, in pixels; NaN without a match. (K, 2).
+        backward: Positions of the matches from the other order, in the same format. (K, 2).
         max_error: Maximum distance in pixels between the two positions of a match.
 
     Returns:
-        Mean positions in pixels; NaN for anchors without a match in either order, and for anchors whose two
-        positions differ by more than `max_error`. (K, 2).
+        Mean positions in pixels; NaN for anchors that lack a match in one or both orders, and for anchors
+        whose two positions differ by more than `max_error`. (K, 2).
     """
     close = np.linalg.norm(forward - backward, axis=1) <= max_error
     return np.where(close[:, None], (forward + backward) / 2, np.nan)
@@ -132,7 +132,8 @@ def build_anchor_tracks(
 ) -> tuple[list[NDArray[np.int64]], list[Array]]:
     """Build one track from each anchor and its matches.
 
-    Anchors near an observation of an earlier track are skipped.
+    Anchors without matches are skipped. Anchors in the same grid cell as an observation of an earlier track
+    are skipped, too; the cells are squares with the side length `spacing`.
 
     Args:
         matches: For each ordered image pair, the position in the second image that matches each anchor of the

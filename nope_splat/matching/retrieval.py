@@ -105,8 +105,8 @@ def expanded_similarity(
     """Compute the similarity of images after average query expansion.
 
     The expanded query of an image is the weighted mean of its own VLAD vector and those of the most similar
-    images, scaled to unit length. The weight of the own vector is 1; those of the other vectors are the
-    similarities of the images.
+    images, scaled to unit length. The vector of the image itself has the weight 1; the vector of a similar
+    image has the similarity of the two images as its weight.
 
     Args:
         similarity: Inner products of the images' unit-length VLAD vectors; zero on the diagonal. (N, N).

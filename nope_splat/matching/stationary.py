@@ -2,9 +2,9 @@
 
 Everything that moves with the camera looks like a static scene to a matcher. If such a region has more
 texture than the scene, RANSAC selects its matches as inliers, and all poses are wrong. Stationary matches are
-at the same pixel in both images and contradict the epipolar geometry of the other matches. Without camera
-motion, as in a burst, no other matches move, or the matches at the same pixel agree with the others. In this
-case, no matches are removed.
+at the same pixel in both images and contradict the epipolar geometry of the other matches. If the camera
+does not move, as in a burst, no matches are removed: either there are too few matches at different pixels, or
+the matches at the same pixel agree with them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ def verify_moving_matches(
     keypoints: Sequence[Keypoints],
     settings: MatchingSettings,
 ) -> PairMatches | None:
-    """Verify the matches of an image pair, after removing stationary matches that contradict the others.
+    """Verify the matches of an image pair; remove stationary matches if they contradict the other matches.
+
+    Stationary matches are at the same pixel in both images. If at least `settings.min_matches` of them
+    contradict the epipolar geometry of the other matches, all stationary matches are removed.
 
     Args:
         first: Index of one image.
@@ -40,8 +43,8 @@ def verify_moving_matches(
         settings: Options of matching.
 
     Returns:
-        The pair with its inlier matches, and with the removed matches in `stationary`; None if there are too
-        few inliers.
+        The pair with its inlier matches; its field `stationary` contains the removed matches that contradict
+        the epipolar geometry. None if there are too few inliers.
     """
     is_still = _at_same_pixel(indices, keypoints[first], keypoints[second], settings.stationary)
     if np.count_nonzero(is_still) >= settings.min_matches:
@@ -57,7 +60,7 @@ def verify_moving_matches(
 def find_stationary_pixels(
     keypoints: Sequence[Keypoints], pairs: Sequence[PairMatches], settings: MatchingSettings
 ) -> tuple[StationaryPixels, ...]:
-    """Find the grid cells of images that contain stationary matches in several image pairs.
+    """Find the grid cells that contain stationary matches in at least `min_num_pairs` pairs, and fill holes.
 
     Args:
         keypoints: Keypoints of each image, with image sizes.
@@ -141,7 +144,7 @@ def stationary_keypoints(
 def _at_same_pixel(
     indices: NDArray[np.int64], first: Keypoints, second: Keypoints, options: StationaryOptions
 ) -> NDArray[np.bool_]:
-    """Check which matches have both keypoints at the same pixel. (M, 2) -> (M,).
+    """Check which matches have both keypoints at the same pixel, up to `max_motion`. (M, 2) -> (M,).
 
     False for all matches if the two images differ in size.
     """
@@ -152,15 +155,19 @@ def _at_same_pixel(
 
 
 def _grid_shape(size: tuple[int, int], options: StationaryOptions) -> tuple[int, int]:
-    """Compute the number of rows and columns of a grid with nearly square cells over an image."""
+    """Compute the number of rows and columns of a grid with nearly square cells over an image.
+
+    `size` is the width and height of the image in pixels.
+    """
     cell = max(size) / options.num_grid_cells
     return max(1, round(size[1] / cell)), max(1, round(size[0] / cell))
 
 
 def _fill_holes(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Set all cells of which most of the eight neighbors are set, until nothing changes. (rows, columns).
+    """Set every cell with more than four set cells among its eight neighbors, until nothing changes.
 
-    Such cells belong to the same stationary region as their neighbors, but lack texture.
+    Such cells belong to the same stationary region as their neighbors, but lack texture. `cells` and the
+    result have the shape (rows, columns).
     """
     neighbors = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], np.float32)
     for _ in range(max(cells.shape)):

@@ -3,9 +3,9 @@
 The first round matches the most similar images (see `retrieval`). Later rounds rely on verified matches,
 which are better evidence than similarity: if keypoints of an image b match both image a and image c, then a
 and c show the same points. Each image is therefore matched with the image with which it shares the most
-keypoints through a third image, unless an earlier candidate shared as many keypoints and then failed
-verification or had few matches. When there are no more such candidates, image similarity is used again,
-because similar images without shared keypoints may close a loop.
+keypoints through a third image. Such a candidate is skipped if another pair of the image, with at least as
+many shared keypoints, failed verification or had few matches. When there are no more candidates, image
+similarity is used again, because similar images without shared keypoints may close a loop.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from nope_splat.scene.features import Keypoints, MatchedPairs, PairMatches
 def transitive_pairs(
     keypoints: Sequence[Keypoints], settings: MatchingSettings, matched: MatchedPairs
 ) -> Iterator[list[tuple[int, int]]]:
-    """Choose pairs of images round by round, from the matches of earlier rounds.
+    """Choose pairs of images round by round, from image similarity and the matches of earlier rounds.
 
     Args:
         keypoints: Keypoints of each image, with descriptors, in the order of the images.
@@ -32,7 +32,8 @@ def transitive_pairs(
             round.
 
     Yields:
-        Pairs of image indices, the smaller index first, in ascending order; no pair twice.
+        For each round, the pairs of image indices, the smaller index first, in ascending order. Different
+        rounds have no pairs in common.
     """
     num_images, options = len(keypoints), settings.transitive
     similarity = ImageSimilarity.from_keypoints(keypoints, settings.retrieval, settings.seed)

@@ -89,8 +89,9 @@ def epipolar_errors(
 def num_trials(inlier_ratio: float, options: TwoViewGeometryOptions) -> int:
     """Compute the number of RANSAC trials that find a sample of seven inliers with high probability.
 
-    A pair needs a minimum number of inliers. If the number of its putative matches is hardly larger, nearly
-    all matches must be inliers, and few trials suffice to accept or reject the pair.
+    The number is m log(1 - c) / log(1 - r^7), with the multiplier m (`trial_multiplier`), the confidence c
+    and the inlier ratio r. If a pair has hardly more putative matches than the required number of inliers,
+    nearly all of them must be inliers, and few trials suffice to accept or reject the pair.
 
     Args:
         inlier_ratio: Smallest fraction of inliers, 0 to 1, for which the geometry has to be found.
@@ -114,13 +115,13 @@ def _estimate_fundamental(
     Otherwise, RANSAC runs on all matches.
 
     Args:
-        xy_first: Positions of the matches in the first image, in pixels of the size at which keypoints were
+        xy_first: Positions of the matches in the first image, in pixels of the image in which keypoints were
             detected. (M, 2).
         xy_second: Positions of the matches in the second image, in the same unit. (M, 2).
         settings: Maximum epipolar error, minimum number of matches, and RANSAC options.
 
     Returns:
-        Fundamental matrix (3, 3), and True for inlier matches (M,).
+        Fundamental matrix F (3, 3) with x_second^T F x_first = 0, and True for inlier matches (M,).
     """
     num_matches, options = len(xy_first), settings.two_view_geometry
     max_error = {"max_epipolar_error": settings.max_epipolar_error}
@@ -162,7 +163,7 @@ def _homography_ratio(
     The homography is estimated from a subset of the matches.
 
     Args:
-        xy_first: Positions of the matches in the first image, in pixels of the size at which keypoints were
+        xy_first: Positions of the matches in the first image, in pixels of the image in which keypoints were
             detected. (M, 2).
         xy_second: Positions of the matches in the second image, in the same unit. (M, 2).
         settings: Maximum epipolar error and RANSAC options.
