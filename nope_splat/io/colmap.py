@@ -368,7 +368,7 @@ def _read_text_images(path: Path) -> dict[int, ColmapImage]:
             continue
         fields = TEXT_IMAGE.fullmatch(line)
         if fields is None:
-            raise InvalidCamera(f"{path.name} has a line that is no image: {line[:60]}")
+            raise InvalidCamera(f"{path.name} has a line that does not describe an image: {line[:60]}")
         image_id, *pose, camera_id, name = fields.groups()
         if len(next(lines, "").split()) % 3:
             raise InvalidCamera(f"the line after {name} in {path.name} holds no observations")
