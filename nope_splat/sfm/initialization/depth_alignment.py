@@ -103,7 +103,7 @@ def align_depths(
     """Minimize the Cauchy cost of the residuals plus the cost of the priors, by Levenberg-Marquardt.
 
     The width of the Cauchy loss is proportional to the noise of the residuals. Each step estimates the noise
-    again, because it decreases as the poses become more accurate.
+    again, because the noise decreases as the poses become more accurate.
 
     Args:
         problem: Matches and initial variables.

@@ -121,7 +121,7 @@ def pairs_by_camera(pairs: Sequence[PairMatches], camera_groups: CameraGroups) -
         camera_groups: Image sizes, and camera of each image.
 
     Returns:
-        The pairs of each of the K cameras.
+        One list of pairs for each of the K cameras.
     """
     by_camera: list[list[PairMatches]] = [[] for _ in range(camera_groups.num_cameras)]
     for pair in pairs:

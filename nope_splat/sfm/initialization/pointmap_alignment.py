@@ -4,8 +4,8 @@ As in DUSt3R (Wang et al., CVPR 2024, section 3.4), each ordered pair has a simi
 points to the world, and each image has a pose and a depth map. The alignment minimizes, for each pixel, the
 distance between the transformed point of the pair and the point of the depth map, relative to depth and
 weighted by confidence. DUSt3R uses gradient descent. Here, similarities, poses and depths are solved for in
-turn, starting from the spanning tree of the most confident pairs. The focal length is estimated from the
-pointmaps beforehand and stays fixed.
+turn, starting from poses along the maximum spanning tree of the most confident pairs. The focal length is
+estimated from the pointmaps beforehand and stays fixed.
 """
 
 from __future__ import annotations

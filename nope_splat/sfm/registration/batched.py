@@ -2,8 +2,8 @@
 
 As in ZeroGS (Chen et al., arXiv 2411.15779), all images that observe enough points are registered at once,
 refined by point-to-ray consistency with fixed points, and bundle-adjusted locally while earlier images stay
-fixed. Global bundle adjustment runs whenever the number of images has grown by half, so the total time is a
-geometric series, which the last run dominates.
+fixed. Global bundle adjustment runs whenever the number of images has grown by half, so the times of these
+runs grow geometrically, and the last run dominates the total time.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class _BatchedMapper(IncrementalMapper):
             yield from batch
 
     def _register_batch(self, coverage: Indices) -> list[int]:
-        """Register the images with the largest coverage by PnP, independently of each other.
+        """Register by PnP the images with the largest coverage, independently of each other.
 
         Args:
             coverage: Number of grid cells with visible points in each image, from `_coverage`; 0 for images

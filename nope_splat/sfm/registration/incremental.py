@@ -50,9 +50,9 @@ class IncrementalRegistration:
     """Maximum number of attempts to register a photo; the count restarts when another photo has been
     registered."""
     min_num_shared_points: Annotated[int, COUNT] = 3
-    """Minimum number of points that a photo must share with a registered photo to be registered by its
-    relative pose to that photo. The shared points determine the scale of the relative pose and, after bundle
-    adjustment, verify the pose."""
+    """A photo can be registered by its relative pose to a registered photo only if both share at least this
+    number of points. The shared points determine the scale of the relative pose and, after bundle adjustment,
+    verify the pose."""
     min_shared_inlier_ratio: Annotated[float, SHARE] = 0.5
     """Verification of a photo that was registered by its relative pose to one registered photo: those of its
     points that at least two other photos observe are tested after bundle adjustment. The photo stays

@@ -39,7 +39,7 @@ class Resection:
     T_world_camera: Array
     """Camera-to-world transform (OpenCV axes). (4, 4)."""
     inliers: NDArray[np.bool_]
-    """True for points whose reprojection error is small enough. (n,)."""
+    """True for points whose reprojection error is within the inlier threshold. (n,)."""
 
 
 def resect(

@@ -33,7 +33,7 @@ class CameraProfile:
 def camera_profile(state: SfmState, options: CameraProfileOptions, device: str) -> CameraProfile:
     """Compare bundle adjustment with shared intrinsics and with separate intrinsics for each image.
 
-    The separate intrinsics are a focal length and a principal point; the radial distortion stays shared.
+    The separate intrinsics are a focal length and a principal point; the radial distortion is not refined.
 
     Args:
         state: The refined state; not changed.

@@ -35,7 +35,7 @@ def doubt_cameras(
 
 
 def leave_out_doubtful_images(state: SfmState, evidence: Evidence) -> dict[int, str]:
-    """Unregister the images most of whose matches belong to pairs that contradict the cameras.
+    """Unregister each image if most of its matches belong to pairs that contradict the cameras.
 
     Only matches of pairs with enough matches count (see `Evidence.is_strong`). If at least half of the
     registered images would be unregistered, all images are kept, because it is then unknown which images are

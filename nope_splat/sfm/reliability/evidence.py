@@ -41,7 +41,7 @@ class Evidence:
     """Whether matches of each pair support a second epipolar geometry, such as that of a moving object.
     (E,)."""
     missing: MissingPoints
-    """Points that should be visible in other images, and whether they are observed there."""
+    """Numbers of points that should be visible in other images, and that are observed or missing there."""
     repeats: bool
     """Whether a pattern repeats within most images."""
     num_views: int
@@ -53,7 +53,7 @@ class Evidence:
     1 means that the images do not determine the focal length. Infinite if the focal length is fixed or there
     are too few observations."""
     is_planar: bool
-    """Whether homographies explain nearly all matches."""
+    """Whether homographies explain nearly all matches, as for a planar scene or pure rotation."""
     camera_profile: CameraProfile
     """Effect of separate intrinsics for each image on the noise."""
     focal_uncertainty: float

@@ -54,8 +54,9 @@ def find_own_poses(state: SfmState, problem: SfmProblem, counts: MatchCounts) ->
         counts: Number of matches of each pair.
 
     Returns:
-        True for pairs that disagree with the cameras and of which nearly all matches are inliers of a
-        relative pose with enough parallax, whose rotation differs from that between the cameras. (E,).
+        True for pairs with too few matches that agree with the cameras, if nearly all matches of the pair are
+        inliers of a relative pose with enough parallax and with a rotation that differs from the rotation
+        between the two cameras. (E,).
     """
     options = problem.options.reliability.evidence
     disagrees = counts.num_agreeing < options.min_agreement * counts.num_matches

@@ -25,7 +25,8 @@ class MissingPoints:
     """Numbers of points that should be visible in other images, for P ordered pairs of registered images."""
 
     image_ids: Indices
-    """Image that observes the points, and image in which their visibility is tested. (P, 2)."""
+    """Column 0: image that observes the points. Column 1: image in which their visibility is tested. (P,
+    2)."""
     num_expected: Indices
     """Number of points of the first image that should be visible in the second image. (P,)."""
     num_found: Indices

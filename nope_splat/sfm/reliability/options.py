@@ -93,9 +93,9 @@ class FocalProfileOptions:
     """Factor of the test: the focal length is once multiplied and once divided by it, and poses and points
     are adjusted again."""
     min_noise_ratio: Annotated[float, Gt(1)] = 1.01
-    """Minimum ratio of the observation noise at the other focal lengths to the noise at the refined focal
-    length. With a smaller ratio, the focal length is reported as uncertain. Unmodeled effects, such as
-    distortion, cause ratios of this size."""
+    """Minimum ratio of the observation noise at a longer or shorter focal length (see `factor`) to the noise
+    at the refined focal length. With a smaller ratio, the focal length is reported as uncertain. Unmodeled
+    effects, such as distortion, cause ratios of this size."""
     min_planar_noise_ratio: Annotated[float, Gt(1)] = 1.05
     """Value of `min_noise_ratio` for planar scenes, in which small errors of the camera model change the
     focal length more."""
