@@ -17,10 +17,9 @@ class BundleAdjustmentOptions:
     refine_focal_length: bool = True
     """Whether to refine the focal lengths; they are never refined if `SfmState.fix_focal` is set."""
     refine_principal_point: bool | Mask = False
-    """Whether to refine the principal points: one value for all cameras, or one per camera. () or (K,)."""
+    """Whether to refine the principal points: one flag for all cameras () or one per camera (K,)."""
     refine_extra_params: bool | Mask = False
-    """Whether to refine the radial distortion k1 and k2: one value for all cameras, or one per camera. () or
-    (K,)."""
+    """Whether to refine the radial distortion k1, k2: one flag for all cameras () or one per camera (K,)."""
     min_num_observations: int = 20
     """Minimum number of observations; with fewer observations, the bundle adjustment is skipped."""
     max_iterations: int = 25

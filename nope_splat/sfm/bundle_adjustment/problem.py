@@ -121,15 +121,17 @@ def linearize(problem: BundleProblem) -> Linearization:
     """Compute the reprojection residuals and their derivatives.
 
     A point X with camera coordinates X_c is projected to p on the plane at depth one and distorted to d(p).
-    With the focal length f, the rotation R of the pose, the pose increment (omega, nu) of `move_poses` and
-    the derivatives of `geometry.projection` and `geometry.distortion`, the residual r has the derivatives
+    With the focal length f, the principal point offset and the observation xy, the residual is
+    r = f d(p) + offset - xy. With the rotation R of the pose and the pose increment (omega, nu) of
+    `move_poses`, the derivatives of r are
 
         dr/dX_c   = f dd/dp dp/dX_c
         dr/domega = f dd/dp dp/domega     (X_c' = exp([omega]x) X_c + nu)
         dr/dnu    = dr/dX_c,   dr/dX = dr/dX_c R
         dr/dlog f = f d(p),    dr/doffset = I,   dr/d(k1, k2) = f dd/d(k1, k2).
 
-    All derivatives are divided by the standard deviation of the observation.
+    Residuals and derivatives are divided by the standard deviation of the observation. The derivatives of p
+    and d are computed in `geometry.projection` and `geometry.distortion`.
 
     Args:
         problem: Variables and observations.

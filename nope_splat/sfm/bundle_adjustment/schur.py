@@ -15,9 +15,9 @@ TILE = 16
 class SchurStructure:
     """Sparsity of the reduced camera system: all pairs of observations of the same point.
 
-    Pairs are sorted by their two images and split into tiles of `TILE` pairs, so that each tile is one
-    product of two matrices. Incomplete tiles are filled with the index O of an additional row of zeros after
-    the O observations.
+    Pairs are sorted by their two images and split into tiles of `TILE` pairs, so that each tile belongs to
+    one pair of images and is computed as one product of two matrices. Incomplete tiles are padded with the
+    index O, which refers to a row of zeros that `multiply` appends to the O observations.
 
     Args:
         problem: Image and point indices of the observations. Observations in images with fixed poses are
@@ -50,13 +50,16 @@ class SchurStructure:
     def multiply(self, left: Tensor, right: Tensor, num_images: int) -> Tensor:
         """Sum left_i right_j^T over all pairs (i, j) of observations of the same point, for each image pair.
 
+        Two different observations of a point form one pair only, either (i, j) or (j, i).
+
         Args:
             left: Matrix left_i of each observation i. (O, 6, 3).
             right: Matrix right_j of each observation j. (O, 6, 3).
             num_images: Number of images N.
 
         Returns:
-            Sum for each ordered pair of images. (N, N, 6, 6).
+            Sum for each ordered pair of images: first the image of observation i, then the image of
+            observation j. (N, N, 6, 6).
         """
 
         def tiled(values: Tensor, index: Tensor) -> Tensor:
@@ -135,7 +138,8 @@ class NormalEquations:
         """Eliminate the points by the Schur complement.
 
         Args:
-            damping: Factor; the diagonal of the point blocks, multiplied by this factor, is added to them.
+            damping: Factor; the diagonal of the point blocks, multiplied by this factor, is added to the
+                point blocks. The other blocks are not damped.
 
         Returns:
             Reduced matrix over the 6 variables of each pose, then the 5 intrinsics of each camera
@@ -190,7 +194,8 @@ class NormalEquations:
                 them.
 
         Returns:
-            Increments of poses, points and intrinsics; None if the damped system is not positive definite.
+            Increments of poses (N, 6), points (P, 3) and intrinsics (K, 5), zero for fixed poses and
+            intrinsics; None if the damped system is not positive definite.
         """
         problem = self.problem
         matrix, gradient, inverse = self.reduce(damping)

@@ -35,7 +35,7 @@ class BundleResult:
 
     @property
     def noise(self) -> float:
-        """Estimated ratio of the actual standard deviation of the observations to `sigma`.
+        """Estimated ratio of the actual standard deviation of the observations to `problem.sigma`.
 
         The estimate accounts for the number of refined variables.
         """
@@ -77,14 +77,14 @@ class _BundleAdjustment:
 
 
 def intrinsics_covariance(problem: BundleProblem) -> Tensor | None:
-    """Compute the marginal covariance of the shared intrinsics, assuming that `sigma` is correct.
+    """Compute the marginal covariance of the shared intrinsics, assuming that `problem.sigma` is correct.
 
     Args:
         problem: A problem after bundle adjustment.
 
     Returns:
-        Covariance of the 5 intrinsics of each camera, given the observations and the priors; zero for fixed
-        intrinsics. (5 K, 5 K). None if the normal equations are singular.
+        Joint covariance of the 5 intrinsics of all K cameras, camera after camera, given the observations and
+        the priors; zero for fixed intrinsics. (5 K, 5 K). None if the normal equations are singular.
     """
     matrix, _, _ = NormalEquations(problem, linearize(problem), SchurStructure(problem)).reduce(1e-9)
     # The undetermined scale of the scene makes the system singular; a tiny damping makes it solvable.

@@ -23,11 +23,11 @@ from nope_splat.utils.typing import Array
 def is_planar_or_rotation(
     pairs: Sequence[PairMatches], options: DegeneracyOptions = DegeneracyOptions()
 ) -> bool:
-    """Decide whether homographies explain nearly all matches, as for pure rotation or a planar scene.
+    """Decide whether one homography per pair explains nearly all matches: pure rotation or a planar scene.
 
     Args:
         pairs: Verified matches of at least one pair.
-        options: Minimum fraction of matches explained by homographies.
+        options: Minimum fraction of the matches of all pairs that are inliers of these homographies.
     """
     explained = sum(pair.homography_ratio * len(pair.indices) for pair in pairs)
     return explained >= options.min_inlier_ratio * sum(len(pair.indices) for pair in pairs)
@@ -42,8 +42,9 @@ def is_pure_rotation(
 ) -> bool:
     """Decide whether rotations of a camera with a common focal length explain nearly all matches.
 
-    The best focal length is searched in the plausible range. If it lies at an end of the range, the result is
-    False: translation parallel to a planar scene resembles rotation at an infinite focal length.
+    The focal length at which rotations fit the matches best is searched in the plausible range. If it lies at
+    an end of the range, the result is False: translation parallel to a planar scene resembles rotation at an
+    infinite focal length.
 
     Args:
         centered_keypoints: Keypoints of each image relative to the image center, in pixels at keypoint
@@ -80,7 +81,7 @@ def is_pure_rotation(
 
 
 def _rotation_errors(first: Array, second: Array, focal: float, options: DegeneracyOptions) -> Array:
-    """Compute the transfer errors of matches under the best rotation between two images.
+    """Fit the rotation between two images robustly to their matches, and compute the transfer errors.
 
     Args:
         first: Matched keypoints in the first image, relative to the image center, in pixels. (M, 2).
@@ -89,7 +90,8 @@ def _rotation_errors(first: Array, second: Array, focal: float, options: Degener
         options: Width of the robust loss, and number of reweighting steps.
 
     Returns:
-        Error of each match, in pixels. (M,).
+        Distance in the second image between the rotated first keypoint and the second keypoint of each match,
+        in pixels. (M,).
     """
     rays_first, rays_second = (
         np.concatenate([xy, np.full((len(xy), 1), focal)], axis=1) for xy in (first, second)

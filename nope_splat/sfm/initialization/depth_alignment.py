@@ -1,4 +1,4 @@
-"""Joint optimization of camera poses, and of the scales and shifts of depth maps.
+"""Joint optimization of camera poses, the focal length, and the scales and shifts of depth maps.
 
 Each match is lifted to 3D with the depth at its keypoint in the source image, and projected into the target
 image. The reprojection error depends on the poses, the focal length, and the scale and shift of the source's
@@ -24,17 +24,18 @@ SOLVER = LevenbergMarquardtConfig(initial_damping=1e-3, increase=6.0, decrease=5
 """Damping schedule of the optimization. The initial damping is larger than in bundle adjustment, because
 initial poses may be inaccurate."""
 MIN_FORWARD = 1e-3
-"""Minimum z coordinate of the viewing direction (of length about one) from the target camera to a lifted
-match. With a smaller z, the match counts as lying behind the camera."""
+"""Minimum ratio of a lifted match's depth in the target camera to its depth in the source camera. With a
+smaller ratio, the match counts as lying behind the target camera."""
 
 
 @dataclass(frozen=True)
 class DepthAlignmentProblem:
     """Poses, scales and shifts of N images with depth maps, and M lifted matches.
 
-    The values v of each map are divided by their median m. A depth map has depth z = exp(s) (v / m + c), a
-    disparity map has inverse depth 1 / z = exp(s) (v / m + c), where s is the logarithm of the scale and c
-    the shift. The matches are grouped by the E directed pairs of images in which they occur.
+    The values v of each map are divided by m, the median of the map's values at the keypoints. A depth map
+    has depth z = exp(s) (v / m + c), a disparity map has inverse depth 1 / z = exp(s) (v / m + c), where s is
+    the logarithm of the scale and c the shift. The matches are grouped by the E directed pairs of images in
+    which they occur.
     """
 
     T_camera_world: Array
@@ -42,7 +43,7 @@ class DepthAlignmentProblem:
     log_scales: Array
     """Natural logarithm s of the scale of each depth map; the first scale is fixed. (N,)."""
     shifts: Array
-    """Shift c of each depth map, in units of the median of its values. (N,)."""
+    """Shift c of each depth map, in units of the median m of its values at the keypoints. (N,)."""
     log_focal: float
     """Natural logarithm of the focal length in pixels at keypoint resolution."""
     prior_log_focal: float
@@ -57,8 +58,8 @@ class DepthAlignmentProblem:
     edge_starts: Indices
     """Index of the first match of each directed pair, followed by the total number of matches. (E + 1,)."""
     values: Array
-    """Value of the source image's depth map at the keypoint of each match, divided by the median of the map.
-    (M,)."""
+    """Value v / m for each match: value of the source image's depth map at the match's keypoint, divided by
+    the median m of that map's values at all keypoints of the image. (M,)."""
     xy_source: Array
     """Keypoint of each match in the source image, relative to the image center, in pixels at keypoint
     resolution. (M, 2)."""
@@ -68,12 +69,13 @@ class DepthAlignmentProblem:
     free_focal: bool = True
     """Whether the focal length is refined."""
     shift_sigma: float = 1.0
-    """Standard deviation of the prior on the shifts; the prior only matters for images with nearly constant
-    depth."""
+    """Standard deviation of the Gaussian prior on the shifts, which has mean zero. The prior only matters for
+    images with nearly constant depth."""
     log_focal_sigma: float = IntrinsicsPriorOptions.log_focal_sigma
     """Standard deviation of the prior on `log_focal`."""
     min_noise: float = 0.5
-    """Minimum standard deviation of the residuals, in pixels at keypoint resolution."""
+    """Lower limit of `noise`, the estimated standard deviation of the residuals, in pixels at keypoint
+    resolution."""
 
     @cached_property
     def residuals(self) -> Array:
@@ -101,7 +103,7 @@ def align_depths(
     """Minimize the Cauchy cost of the residuals plus the cost of the priors, by Levenberg-Marquardt.
 
     The width of the Cauchy loss is proportional to the noise of the residuals. Each step estimates the noise
-    again, because it decreases as the poses become more accurate.
+    again, because the noise decreases as the poses become more accurate.
 
     Args:
         problem: Matches and initial variables.
@@ -143,19 +145,20 @@ class _DepthLinearization(NamedTuple):
 def linearize(problem: DepthAlignmentProblem, edge: int) -> tuple[Array, Array]:
     """Compute the residuals and Jacobians of the matches of one directed pair.
 
-    A match has the ray x at depth one in the source camera and the inverse depth w there. With the relative
-    pose (R, t) from source to target, the match is projected along the direction D = R x + w t, which is
-    finite even for infinite depth (w = 0). The columns of the Jacobian are the pose increments of the source
-    (6) and of the target (6; see `rigid.move_poses`), the logarithmic scale s and the shift c of the source,
-    and the logarithm of the focal length.
+    In the source camera, a match has the viewing ray x, scaled to depth one, and the inverse depth w. With
+    the relative pose (R, t) from source to target, the match is projected along the direction D = R x + w t,
+    which is finite even for infinite depth (w = 0). The columns of the Jacobian are the pose increments of
+    the source (6) and of the target (6; see `rigid.move_poses`), the logarithmic scale s and the shift c of
+    the source, and the logarithm of the focal length.
 
     Args:
         problem: Variables and matches.
         edge: Index of the directed pair.
 
     Returns:
-        Residuals in pixels at keypoint resolution (m, 2), and their derivatives (m, 2, 15). For matches
-        behind the target camera, the residuals are infinite and the derivatives zero.
+        Residuals (projection minus keypoint in the target image) in pixels at keypoint resolution (m, 2), and
+        their derivatives (m, 2, 15). For matches behind the target camera, the residuals are infinite and the
+        derivatives zero.
     """
     rows = slice(*problem.edge_starts[edge : edge + 2])
     source, target = problem.edges[edge]
@@ -186,10 +189,11 @@ def linearize(problem: DepthAlignmentProblem, edge: int) -> tuple[Array, Array]:
 
 
 def _normal_equations(problem: DepthAlignmentProblem, noise: float) -> tuple[Array, Array]:
-    """Compute the Gauss-Newton matrix and the gradient of the cost, both divided by two.
+    """Compute half of the Gauss-Newton matrix of the cost, and half of the gradient of the cost.
 
-    Each of the N images has eight variables: six pose increments, s and c. The logarithm of the focal length
-    is the last of the n = 8 N + 1 variables.
+    The cost is that of `_cost` with the same `noise`, the standard deviation of the residuals. Each of the N
+    images has eight variables: six pose increments, s and c. The logarithm of the focal length is the last of
+    the n = 8 N + 1 variables.
 
     Returns:
         Matrix (n, n) and gradient (n,).
@@ -222,12 +226,12 @@ def _normal_equations(problem: DepthAlignmentProblem, noise: float) -> tuple[Arr
 
 
 def _retract(problem: DepthAlignmentProblem, step: Array) -> DepthAlignmentProblem:
-    """Apply a step to all variables.
+    """Apply a step to all variables; s and the log focal length change by at most 0.5.
 
     Args:
         problem: Current variables.
-        step: Increments of the six pose variables, s and c of each image, then of the log focal length.
-            (8 N + 1,).
+        step: Increments of the eight variables of each image (six for the pose, then s, then c), followed by
+            the increment of the log focal length. (8 N + 1,).
     """
     by_image = step[:-1].reshape(-1, 8)
     return replace(
@@ -242,7 +246,8 @@ def _retract(problem: DepthAlignmentProblem, step: Array) -> DepthAlignmentProbl
 def _cost(problem: DepthAlignmentProblem, noise: float) -> float:
     """Compute the Cauchy cost of the residuals plus the cost of the priors.
 
-    Residuals of matches behind the target camera are infinite, so squared residuals are limited.
+    Residuals of matches behind the target camera are infinite, so each squared residual, divided by the
+    squared `noise`, is limited to 1e6.
     """
     squared = np.minimum((problem.residuals**2).sum(1) / noise**2, 1e6)
     matches = cauchy_cost(squared).sum()

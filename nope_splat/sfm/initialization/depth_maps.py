@@ -73,7 +73,7 @@ def find_initial_depths(
     matches: MatchDatabase,
     cache_dir: Path | None,
 ) -> dict[int, DepthMap] | None:
-    """Load or predict the depth maps for initialization by monocular depth.
+    """Get the depth maps for initialization by monocular depth: from pointmaps, a depth network or files.
 
     Args:
         options: Options of SfM.
@@ -83,7 +83,8 @@ def find_initial_depths(
         cache_dir: Folder in which depth maps are cached; None for no cache.
 
     Returns:
-        Depth maps of training images by image index; None for other initializations.
+        Depth maps of training images by image index; None if `options` select another initialization. With
+        pointmaps, images without enough valid points are omitted.
     """
     if not isinstance(options.initialization, MonocularDepthInitialization):
         return None

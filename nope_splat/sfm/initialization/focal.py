@@ -21,13 +21,14 @@ class FocalEstimate:
     """Estimated focal length of one camera, with its uncertainty."""
 
     focal: float
-    """Focal length in pixels at keypoint resolution: the weighted median of the estimates from single pairs,
-    or the prior focal length if there are no such estimates."""
+    """Focal length in pixels, usually the weighted median of the estimates from single pairs. Without a
+    plausible estimate from a pair, it corresponds to the assumed field of view. The pixels are those at
+    keypoint resolution, unless the function that returns the estimate states otherwise."""
     starts: tuple[float, ...]
     """Initial focal lengths to try, in the unit of `focal`; several if the estimates from single pairs are
-    inconsistent."""
+    inconsistent or too few."""
     num_pairs: int
-    """Number of pairs with a plausible estimate."""
+    """Number of pairs from which a plausible focal length was estimated."""
     sigma: float = IntrinsicsPriorOptions.log_focal_sigma
     """Standard deviation of the natural logarithm of the focal length. Estimates from matches keep the large
     default value, because bundle adjustment uses the same matches again; estimates from pointmaps set a
@@ -40,12 +41,28 @@ class FocalEstimate:
 
 
 def prior_focal(longer_side: float, options: FocalEstimationOptions = FocalEstimationOptions()) -> float:
-    """Compute the focal length that gives the assumed field of view, in the unit of `longer_side`."""
+    """Compute the focal length for the assumed field of view across the longer side.
+
+    Args:
+        longer_side: Longer side of the images, in pixels.
+        options: Assumed field of view, `prior_field_of_view`.
+
+    Returns:
+        The focal length, in the same pixels as `longer_side`.
+    """
     return longer_side / 2 / np.tan(np.radians(options.prior_field_of_view / 2))
 
 
 def prior_estimate(longer_side: float, options: FocalEstimationOptions) -> FocalEstimate:
-    """Create an estimate from the assumed field of view, with several initial focal lengths to try."""
+    """Create an estimate from the assumed field of view, with several initial focal lengths to try.
+
+    Args:
+        longer_side: Longer side of the images, in pixels.
+        options: Assumed field of view, and factors between the initial focal lengths.
+
+    Returns:
+        The estimate, in the same pixels as `longer_side`.
+    """
     focal = prior_focal(longer_side, options)
     return FocalEstimate(focal, tuple(focal * factor for factor in options.start_factors), 0)
 
@@ -72,13 +89,14 @@ def estimate_focal(
     Args:
         centered_keypoints: Keypoints of each image relative to the image center, in pixels at keypoint
             resolution. (K, 2) each.
-        pairs: Verified matches of pairs of images of the camera.
+        pairs: Verified matches of image pairs; both images of each pair belong to the camera.
         longer_side: Longer side of the images, in pixels at keypoint resolution.
         seed: Random seed of RANSAC.
         options: Plausible range, and thresholds for consistent pairs.
 
     Returns:
-        The estimate; the prior focal length if no pair gives a plausible focal length.
+        The estimate, in pixels at keypoint resolution; if no pair gives a plausible focal length, the
+        estimate follows from the assumed field of view.
     """
     strongest = sorted(pairs, key=lambda pair: -len(pair.indices))[: options.max_num_pairs]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -103,7 +121,7 @@ def pairs_by_camera(pairs: Sequence[PairMatches], camera_groups: CameraGroups) -
         camera_groups: Image sizes, and camera of each image.
 
     Returns:
-        The pairs of each of the K cameras.
+        One list of pairs for each of the K cameras.
     """
     by_camera: list[list[PairMatches]] = [[] for _ in range(camera_groups.num_cameras)]
     for pair in pairs:
@@ -122,20 +140,22 @@ def focal_starts(
 ) -> tuple[Array, ...]:
     """Estimate initial focal lengths of all cameras.
 
-    If the pairs of images of one camera are inconsistent, the focal length of this camera is estimated from
-    pairs of its images with images of cameras that have consistent pairs.
+    The focal length of each camera is first estimated from pairs in which both images belong to the camera.
+    If these pairs are inconsistent, the focal length is instead estimated from pairs that connect the camera
+    with cameras whose own pairs are consistent. If no camera has consistent pairs, the camera with the most
+    pairs is treated as consistent.
 
     Args:
         centered_keypoints: Keypoints of each image relative to the image center, in pixels at keypoint
-            resolution. (K, 2) each.
+            resolution. One array (n, 2) per image.
         pairs: Verified matches of each pair.
         camera_groups: Image sizes, and camera of each image.
         seed: Random seed of RANSAC.
         options: Plausible range, and thresholds for consistent pairs.
 
     Returns:
-        Candidates to try, each with the focal length of every camera in pixels at keypoint resolution. (K,)
-        each. There are several candidates if no camera has consistent pairs.
+        Candidates to try; each contains the focal lengths of all K cameras, in pixels at keypoint resolution.
+        (K,) each. There are several candidates if no camera has consistent pairs.
     """
     by_camera = pairs_by_camera(pairs, camera_groups)
     estimates = [
@@ -159,14 +179,16 @@ def focal_starts(
 def joint_focal_starts(estimates: Sequence[FocalEstimate]) -> tuple[Array, ...]:
     """Combine the estimates of all cameras into candidates of initial focal lengths.
 
-    The most certain camera defines the candidates; the focal lengths of the other cameras are scaled by the
-    same factors.
+    A candidate multiplies the estimated focal lengths of all cameras by one common factor. The factors are
+    `starts / focal` of the most certain camera: the camera with the most pairs among those with consistent
+    pairs, or among all cameras if no camera has consistent pairs.
 
     Args:
         estimates: Estimate of each of the K cameras.
 
     Returns:
-        Candidates to try, each with the focal length of every camera in the unit of `estimates`. (K,) each.
+        Candidates to try; each contains the focal lengths of all cameras, in the unit of `estimates`. (K,)
+        each.
     """
     focals = np.array([estimate.focal for estimate in estimates])
     best = estimates[_best_camera(estimates)]
@@ -186,13 +208,24 @@ def _focal_from_known_cameras(
     camera_groups: CameraGroups,
     options: FocalEstimationOptions,
 ) -> float:
-    """Estimate the focal length of a camera from pairs with images of cameras of known focal length.
+    """Estimate the focal length of a camera from pairs with other cameras, whose focal lengths are known.
 
     With the fundamental matrix F and the focal lengths f1 and f2 of a pair, diag(f2, f2, 1) F diag(f1, f1, 1)
     is an essential matrix, whose two nonzero singular values are equal. For each pair, the focal length that
-    makes them most nearly equal is found; the result is the median over the pairs, weighted by their numbers
-    of matches. Without usable pairs, the result is the prior focal length. The unit is pixels at keypoint
-    resolution.
+    makes them most nearly equal is found; the pair is not used if this focal length is the shortest or
+    longest plausible one. The result is the median over the pairs, weighted by their numbers of matches.
+
+    Args:
+        camera: Index of the camera.
+        pairs: Verified matches of image pairs; one image of each pair belongs to the camera, the other image
+            to a camera of known focal length.
+        focals: Focal length of each camera, in pixels at keypoint resolution. (K,).
+        camera_groups: Image sizes, and camera of each image.
+        options: Plausible range, and number of focal lengths to try.
+
+    Returns:
+        The focal length, in pixels at keypoint resolution; without usable pairs, that of the assumed field of
+        view.
     """
     longer_side = float(camera_groups.longer_sides[camera])
     shortest, longest = options.min_focal_length_ratio, options.max_focal_length_ratio
@@ -218,13 +251,20 @@ def _focal_from_known_cameras(
 
 
 def _to_pixels(image_id: int, camera_groups: CameraGroups) -> Array:
-    """Return the matrix from centered pixels at keypoint resolution to full-resolution pixels. (3, 3)."""
+    """Return the matrix that converts homogeneous image coordinates to full-resolution pixels. (3, 3).
+
+    The input is relative to the image center, in pixels at keypoint resolution.
+    """
     (x, y), scale = camera_groups.sizes[image_id] / 2, camera_groups.pixel_sizes[image_id]
     return np.array([[scale, 0, x], [0, scale, y], [0, 0, 1]])
 
 
 def _pair_focal(centered_keypoints: Sequence[Array], pair: PairMatches, seed: int) -> tuple[float, int]:
-    """Estimate the focal length of one pair by RANSAC; return the focal length and the number of inliers."""
+    """Estimate the focal length of one pair by RANSAC.
+
+    Returns:
+        The focal length, in pixels at keypoint resolution, and the number of inliers.
+    """
     image_pair, info = poselib.estimate_shared_focal_relative_pose(
         centered_keypoints[pair.first][pair.indices[:, 0]],
         centered_keypoints[pair.second][pair.indices[:, 1]],
@@ -236,7 +276,10 @@ def _pair_focal(centered_keypoints: Sequence[Array], pair: PairMatches, seed: in
 
 
 def weighted_quantiles(values: Array, weights: Array, levels: Sequence[float]) -> tuple[float, ...]:
-    """Compute weighted quantiles: the smallest values up to which the weights reach given fractions.
+    """Compute weighted quantiles of samples.
+
+    The quantile at a level is the smallest sample for which this sample and all smaller samples together have
+    at least that fraction of the total weight.
 
     Args:
         values: Samples. (n,).
@@ -244,7 +287,7 @@ def weighted_quantiles(values: Array, weights: Array, levels: Sequence[float]) -
         levels: Fractions of the total weight, from 0 to 1.
 
     Returns:
-        One sample per level.
+        The quantile at each level.
     """
     order = np.argsort(values)
     cumulative = np.cumsum(weights[order])

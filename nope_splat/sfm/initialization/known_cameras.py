@@ -16,13 +16,14 @@ from nope_splat.sfm.triangulation import triangulate_coarse_to_fine
 
 @dataclass(frozen=True)
 class KnownCamerasInitialization:
-    """Start from cameras in a file, which are refined only if the photos contradict them."""
+    """Start from known cameras, which are kept unchanged unless the photos contradict them."""
 
     path: Path = field()
-    """A `transforms.json`, or a folder with a COLMAP model. Photos without a camera are registered."""
+    """A `transforms.json` file, or a folder with a COLMAP model. Photos that have no camera there are
+    registered by SfM."""
 
     def starts(self, problem: SfmProblem) -> Iterator[Start]:
-        """Yield the state with the known cameras.
+        """Yield one start, in which the images with known cameras are registered.
 
         Args:
             problem: Connected component with known cameras in its priors.
@@ -32,18 +33,20 @@ class KnownCamerasInitialization:
         yield start_from_cameras(problem, known)
 
     def restart(self, problem: SfmProblem, registered: SfmState) -> None:
-        """Return None: the focal length is known."""
+        """Return None: there is no second start, because the focal length is known."""
 
 
 def start_from_cameras(problem: SfmProblem, known: KnownCameras) -> Start:
-    """Triangulate tracks with known cameras and bundle-adjust, coarse to fine.
+    """Register images with known cameras, triangulate tracks and bundle-adjust.
+
+    Triangulation and bundle adjustment are repeated with decreasing maximum reprojection errors.
 
     Args:
         problem: A connected component.
-        known: Cameras of some of its images.
+        known: Poses of some of its images, and intrinsics of all cameras.
 
     Returns:
-        A start in which the images with cameras are registered.
+        A start in which the images with known poses are registered.
     """
     groups, options = problem.camera_groups, problem.options
     focals = known.focal * groups.longer_sides

@@ -1,8 +1,8 @@
 """Initialization by monocular depth maps, as in arXiv:2502.19800.
 
-The initial focal length corresponds to a field of view of 60 degrees. Images are registered along the maximum
-spanning tree of the match graph: the depth map of a registered image lifts its matches to 3D, and PnP
-registers the next image to the lifted matches. A depth map is known only up to scale and shift, which are
+By default, the initial focal length corresponds to a field of view of 60 degrees. Images are registered along
+the maximum spanning tree of the match graph: the depth map of a registered image lifts its matches to 3D, and
+PnP registers the next image to the lifted matches. A depth map is known only up to scale and shift, which are
 fitted to the depths of the lifted matches. Finally, all poses, the focal length, and the scales and shifts of
 the depth maps are optimized together.
 """
@@ -35,25 +35,31 @@ from nope_splat.utils.typing import Array, Indices
 
 @dataclass(frozen=True)
 class MonocularDepthInitialization:
-    """Start from monocular depth maps, along the spanning tree of the match graph (arXiv 2502.19800).
+    """Start from poses that follow from matches and monocular depth maps (arXiv 2502.19800).
 
-    The depth maps come from a network (see depth.model for requirements and licenses), from files
-    (depth.maps) or from the matcher dust3r.
+    Photos are registered along the maximum spanning tree of the match graph. The depth maps come from a
+    network (see depth.model for requirements and licenses), from files (depth.maps) or from the matcher
+    dust3r.
     """
 
     root_shifts: tuple[float, ...] = (-0.3, 0.0, 0.5, 2.0)
-    """Shifts that are tried for the first photo's depth map, in units of the median of its values. The shift
-    that fits the most photos, with the smallest error, is used; more shifts take longer."""
+    """Shifts c that are tried for the first photo's depth map, whose values v have the median m: depth, or
+    inverse depth for disparity maps, is taken as v / m + c. The shift with which the most photos can be
+    registered is used; among several such shifts, the one with the smallest error. More shifts take
+    longer."""
     max_reproj_error: Annotated[float, Interval(gt=0, le=1)] = 0.03
-    """Maximum reprojection error of a match that is lifted to 3D by its depth, as a fraction of the longer
-    side. It is large because depth and focal length are inaccurate."""
+    """Maximum reprojection error of an inlier match in PnP, as a fraction of the longer image side. It is
+    large because the depths that lift the matches to 3D, and the focal length, are inaccurate."""
     abs_pose_min_num_inliers: Annotated[int, Ge(4)] = 12
     """Minimum number of inlier matches to register a photo by PnP."""
     max_num_matches: Annotated[int, COUNT] = 200
-    """Maximum number of matches of a pair that are used in the joint optimization of poses and depth maps."""
+    """Maximum number of matches per pair in the joint optimization of poses and depth maps; of more matches,
+    a random sample is used."""
 
     def starts(self, problem: SfmProblem) -> Iterator[Start]:
-        """Yield a state with poses from depth maps, unless its focal length is implausible.
+        """Yield a state with poses from depth maps, if at least two images can be registered.
+
+        Nothing is yielded if the optimized focal length is implausible and the user gave no focal length.
 
         Args:
             problem: Matches of a connected component with a single camera, with depth maps as priors.
@@ -142,13 +148,14 @@ class _LiftedMatches:
     options: MonocularDepthInitialization
     """Thresholds of registration."""
     values: Mapping[int, Array]
-    """Value of the depth map at each keypoint of each image, divided by the map's median. (K,) each."""
+    """Value of the depth map at each keypoint of each image, divided by the median of these values over the
+    image. (K,) each."""
     xy: Sequence[Array]
     """Keypoints of each image relative to the image center, in pixels at keypoint resolution. (K, 2) each."""
     pairs: Sequence[PairMatches]
     """Verified pairs of images with depth maps."""
     kind: DepthKind
-    """Quantity in the depth maps; the same for all maps."""
+    """Quantity in the depth maps (see `DepthKind`), the same for all maps."""
     focal: float
     """Focal length, in pixels at keypoint resolution."""
     max_error: float
@@ -159,14 +166,15 @@ class _LiftedMatches:
     def chain(self, root_shift: float) -> tuple[dict[int, ScaleShift], dict[int, Array]]:
         """Register images one after another along the maximum spanning tree of the match graph.
 
-        The camera coordinates of the tree's first image are the world coordinates.
+        The camera coordinates of the tree's first image are the world coordinates. If an image cannot be
+        registered, it is omitted, together with its descendants in the tree.
 
         Args:
             root_shift: Shift of the first image's depth map, in units of the median of its values.
 
         Returns:
-            Scale and shift of the depth map of each registered image, and its world-to-camera transform
-            (4, 4), both by image index.
+            Two dictionaries by image index: the scale and shift to apply to `values` of each registered
+            image, and the world-to-camera transform of each registered image (4, 4).
         """
         matches = {(pair.first, pair.second): pair.indices for pair in self.pairs}
         num_matches = {image_ids: len(indices) for image_ids, indices in matches.items()}
@@ -186,7 +194,9 @@ class _LiftedMatches:
     def _next_pose(
         self, known: int, new: int, indices: Indices, known_fit: ScaleShift
     ) -> tuple[ScaleShift, Array] | None:
-        """Register an image by PnP, from matches that the depth map of a registered image lifts to 3D.
+        """Register an image by PnP, and fit the scale and shift of its depth map.
+
+        The depth map of a registered image lifts its matches to the 3D points for PnP.
 
         Args:
             known: Index of the registered image.
@@ -229,7 +239,8 @@ class _LiftedMatches:
     ) -> DepthAlignmentProblem:
         """Set up the joint optimization of poses, scales and shifts over all pairs of registered images.
 
-        Each match is lifted in both directions.
+        Each match is used twice: it is lifted by the depth map of either image and projected into the other
+        image.
 
         Args:
             fits: Scale and shift of the depth map of each registered image, by image index.

@@ -4,8 +4,8 @@ As in DUSt3R (Wang et al., CVPR 2024, section 3.4), each ordered pair has a simi
 points to the world, and each image has a pose and a depth map. The alignment minimizes, for each pixel, the
 distance between the transformed point of the pair and the point of the depth map, relative to depth and
 weighted by confidence. DUSt3R uses gradient descent. Here, similarities, poses and depths are solved for in
-turn, starting from the spanning tree of the most confident pairs. The focal length is estimated from the
-pointmaps beforehand and stays fixed.
+turn, starting from poses along the maximum spanning tree of the most confident pairs. The focal length is
+estimated from the pointmaps beforehand and stays fixed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from nope_splat.utils.ranges import COUNT
 from nope_splat.utils.typing import Array, Indices
 
 MIN_DEPTH = 1e-3
-"""Minimum depth of a point, in units of the median depth; it keeps depths positive."""
+"""Lower limit of refined depths, in world units of the alignment. It keeps depths positive."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,13 @@ class PointmapInitialization:
     """
 
     max_num_iterations: Suppress[Annotated[int, COUNT]] = 30
-    """Number of rounds in which similarities, poses and depths are solved for."""
+    """Number of rounds of the alignment. Each round solves for the similarities of the pairs, then for the
+    poses, then for the depths."""
     max_num_points: Suppress[Annotated[int, COUNT]] = 1000
     """Approximate maximum number of points per photo in the alignment, sampled on a regular grid."""
 
     def starts(self, problem: SfmProblem) -> Iterator[Start]:
-        """Yield a state with poses from the aligned pointmaps.
+        """Yield a state with poses from the aligned pointmaps; nothing if the alignment fails.
 
         Args:
             problem: Matches and pointmaps of a connected component with a single camera.
@@ -76,7 +77,7 @@ def align_pointmaps(
     focal: float,
     options: PointmapInitialization = PointmapInitialization(),
 ) -> KnownCameras | None:
-    """Align the pointmaps of all pairs in one world frame.
+    """Estimate cameras by aligning the pointmaps of all pairs in one world frame.
 
     Args:
         pointmaps: Pointmaps of the pairs.
@@ -179,9 +180,10 @@ class _PointmapAlignment:
         self.confidence: Array = np.concatenate([np.zeros(0), *weights])
 
     def initialize(self) -> Indices:
-        """Initialize poses along the maximum spanning tree of the pairs, weighted by confidence.
+        """Initialize poses and depth scales along the maximum spanning tree of the most confident pairs.
 
-        Observations of pairs that contain an image without a pose are removed.
+        The weight of an edge of the tree is the total confidence of its pairs. Observations of pairs that
+        contain an image without a pose are removed.
 
         Returns:
             Indices of the images with a pose, ascending.
@@ -266,6 +268,6 @@ class _PointmapAlignment:
 
 
 def _robust_weights(distance: Array) -> Array:
-    """Compute Cauchy weights of distances, with a width proportional to their median. (n,) -> (n,)."""
+    """Compute Cauchy weights of distances, with a width proportional to the median distance. (n,) -> (n,)."""
     sigma = max(robust_sigma(distance), 1e-9) if len(distance) else 1.0
     return cauchy_weight((distance / sigma) ** 2)

@@ -23,20 +23,22 @@ from nope_splat.sfm.mapper_options import FocalEstimationOptions, IntrinsicsPrio
 from nope_splat.utils.typing import Array, Indices
 
 MIN_POINTS = 50
-"""Minimum number of valid points for an estimate."""
+"""Minimum number of valid points for fitting a focal length, a depth map, or the scale between two pairs."""
 
 
 def fuse_pointmap_depths(pointmaps: Pointmaps) -> dict[int, DepthMap]:
     """Average the depths of each image over its pairs, weighted by confidence.
 
     Only pairs in which the image comes first are used, since their points are in its camera coordinates. The
-    scale of each pair is arbitrary; the median ratio of depths aligns it with the most confident pair.
+    scale of each pair is arbitrary. Therefore, the depths of each pair are multiplied by a factor before
+    averaging: the median ratio of the depths of the most confident pair to the depths of this pair.
 
     Args:
         pointmaps: Pointmaps of the pairs.
 
     Returns:
-        Depth maps of kind "metric" by image index; images without enough valid points are omitted.
+        Depth maps by image index; images without enough valid points are omitted. Their kind is "metric":
+        depth up to an unknown scale (see `DepthKind`).
     """
     depths: dict[int, DepthMap] = {}
     for image_id in sorted({pair.first for pair in pointmaps.pairs}):
@@ -77,8 +79,8 @@ def pointmap_focals(
         pointmaps: Pointmaps of the pairs.
         camera_groups: Image sizes, and camera of each image.
         options: Plausible range, and thresholds for consistent pairs.
-        max_sigma: Upper limit of the standard deviation of the natural logarithm of a focal length; larger
-            estimates are reduced to this value.
+        max_sigma: Upper limit of the standard deviation of the natural logarithm of a focal length; a larger
+            standard deviation is replaced by this value.
 
     Returns:
         Estimate of each of the K cameras, in pixels at keypoint resolution.
@@ -103,22 +105,23 @@ def pointmap_focal(
     options: FocalEstimationOptions = FocalEstimationOptions(),
     max_sigma: float = IntrinsicsPriorOptions.log_focal_sigma,
 ) -> FocalEstimate:
-    """Estimate the focal length of one camera from pointmaps, as the median over the pairs.
+    """Estimate the focal length of one camera from pointmaps, as a weighted median over the pairs.
 
-    The focal length of a pair is the one that best projects its points to their pixels. The standard
-    deviation of the result is that of a single pair: networks make similar errors in all pairs, so averaging
-    does not reduce them.
+    The focal length of a pair is the one that best projects its points to their pixels; its weight is the
+    total confidence of these points. The standard deviation of the result is that of a single pair: networks
+    make similar errors in all pairs, so averaging does not reduce them.
 
     Args:
         pointmaps: Pointmaps of the pairs whose first image belongs to the camera.
         sizes: Width and height of each image at full resolution, in pixels. (N, 2).
         longer_side: Longer side of the camera's images, in full-resolution pixels.
         options: Plausible range, and thresholds for consistent pairs.
-        max_sigma: Upper limit of the standard deviation of the natural logarithm of the focal length; larger
-            estimates are reduced to this value.
+        max_sigma: Upper limit of the standard deviation of the natural logarithm of the focal length; a
+            larger standard deviation is replaced by this value.
 
     Returns:
         The estimate in full-resolution pixels, with several initial focal lengths if pairs are inconsistent.
+        If no pair gives a plausible focal length, the estimate follows from the assumed field of view.
     """
     by_pair = []
     for pair in pointmaps.pairs:
@@ -176,7 +179,7 @@ def grid_pixels(pointmaps: Pointmaps, image_id: int, shape: tuple[int, ...]) -> 
     Args:
         pointmaps: Pointmaps, with the grid of each image.
         image_id: Index of the image.
-        shape: Number of rows and columns of the grid.
+        shape: Number of rows H and number of columns W of the grid.
 
     Returns:
         Pixel coordinates (x, y). (H, W, 2).

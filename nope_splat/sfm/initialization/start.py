@@ -1,4 +1,4 @@
-"""Interface of the initializations, and a start without poses that several of them use."""
+"""Interface of the initializations, and a start from focal lengths, without poses."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class Initialization(Protocol):
         ...
 
     def restart(self, problem: SfmProblem, registered: SfmState) -> Start | None:
-        """Return another start, based on the result of registration, if it is likely to give a better result.
+        """Return a second start, based on the registered images, if it may lead to a better result.
 
         Args:
             problem: Matches and priors of one connected component.
             registered: The best state so far, in which images are registered.
 
         Returns:
-            The start; None if there is no reason for another registration.
+            The second start; None if there is no reason to register again.
         """
         ...
 

@@ -24,11 +24,14 @@ class TwoViewInitialization:
     """Start from a pair of photos with many matches and enough parallax."""
 
     restart_factor: Annotated[float, Gt(1)] = 1.1
-    """If the focal length changes by more than this factor during registration, registration is repeated with
-    the new focal length; smaller factors cause more repetitions."""
+    """If bundle adjustment during registration changes the focal length by more than this factor,
+    registration is repeated once, starting with the new focal length. Smaller factors cause the repetition
+    more often."""
 
     def starts(self, problem: SfmProblem) -> Iterator[Start]:
         """Yield a state without poses for each candidate of the initial focal lengths.
+
+        Candidates for which no pair has a relative pose are skipped.
 
         Args:
             problem: Matches and priors of one connected component.
@@ -55,17 +58,19 @@ class TwoViewInitialization:
             registered: The best state so far, in which images are registered.
 
         Returns:
-            The start; None if the focal lengths changed little.
+            The start; None if no focal length changed by more than `restart_factor`, or if no pair has a
+            relative pose.
         """
         change = np.abs(np.log(registered.focal / registered.initial_focal)).max()
         return start_from_focals(problem, registered.focal) if change > np.log(self.restart_factor) else None
 
 
 def _candidate_focals(problem: SfmProblem) -> Sequence[Array]:
-    """Collect candidates of the initial focal lengths of all cameras; several if pairs are inconsistent.
+    """List candidates of the initial focal lengths of all cameras; several only if pairs are inconsistent.
 
     Returns:
-        Focal length of each camera, in pixels at keypoint resolution. (K,) each.
+        Candidates to try; each contains the focal lengths of all cameras, in pixels at keypoint resolution.
+        (K,) each.
     """
     estimates, options = problem.focal_estimates, problem.options.focal
     if problem.initial_focals is not None:

@@ -2,8 +2,8 @@
 
 As in ZeroGS (Chen et al., arXiv 2411.15779), all images that observe enough points are registered at once,
 refined by point-to-ray consistency with fixed points, and bundle-adjusted locally while earlier images stay
-fixed. Global bundle adjustment runs whenever the number of images has grown by half, so the total time is a
-geometric series, which the last run dominates.
+fixed. Global bundle adjustment runs whenever the number of images has grown by half, so the times of these
+runs grow geometrically, and the last run dominates the total time.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from nope_splat.utils.typing import Indices, Mask
 class BatchedRegistration:
     """Register photos in batches; suited to hundreds of photos.
 
-    The first photo is the one with the most matched photos.
+    Registration starts at the photo that is matched with the most other photos.
     """
 
     min_coverage_ratio: Annotated[float, SHARE] = 0.5
@@ -42,7 +42,7 @@ class BatchedRegistration:
     batches."""
     max_batch_ratio: Annotated[float, POSITIVE] = 1.0
     """Maximum number of photos in a batch, as a fraction of the number of photos registered before. With
-    fractions up to 1, each batch is constrained by at least as many fixed photos."""
+    fractions up to 1, a batch never has more photos than there are fixed photos to constrain it."""
     incremental: IncrementalRegistration = field(
         default_factory=lambda: IncrementalRegistration(ba_global_images_ratio=1.5)
     )
@@ -77,7 +77,7 @@ class BatchedRegistration:
     def register_remaining(
         self, state: SfmState, two_views: TwoViews, options: MapperOptions, seed: int = 0
     ) -> dict[int, str]:
-        """Register unregistered images one by one; for the arguments, see `register`."""
+        """Like `register`, but register unregistered images one by one, in a state that already has poses."""
         return IncrementalRegistration().register_remaining(state, two_views, options, seed)
 
 
@@ -96,7 +96,7 @@ class _BatchedMapper(IncrementalMapper):
         self.batch_options = registration
 
     def run(self) -> Iterator[int]:
-        """Register images until registration fails for all remaining images, and yield their indices."""
+        """Register images until no more can be registered; yield the index of each registered image."""
         while not self.state.registered.all():
             coverage, _ = self._coverage()
             if coverage.any():
@@ -116,10 +116,11 @@ class _BatchedMapper(IncrementalMapper):
             yield from batch
 
     def _register_batch(self, coverage: Indices) -> list[int]:
-        """Register the images with the largest coverage by PnP, independently of each other.
+        """Register by PnP the images with the largest coverage, independently of each other.
 
         Args:
-            coverage: Number of grid cells of each image with visible points, from `_coverage`. (N,).
+            coverage: Number of grid cells with visible points in each image, from `_coverage`; 0 for images
+                that cannot be registered next. (N,).
 
         Returns:
             Indices of the registered images.

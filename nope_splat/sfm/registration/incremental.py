@@ -32,8 +32,8 @@ class IncrementalRegistration:
     """Triangulation angle, in degrees, beyond which a larger angle does not improve the score of an initial
     pair."""
     max_num_models: Annotated[int, COUNT] = 5
-    """Maximum number of models built from different initial pairs, until one contains more than half of the
-    photos."""
+    """Maximum number of models that are built, each from another initial pair; the largest model is kept. No
+    more models are built once one of them contains more than half of the photos."""
     abs_pose_max_error: Annotated[float, POSITIVE] = 8.0
     """Maximum reprojection error of an inlier in absolute pose estimation (PnP), in pixels at keypoint
     resolution; it is large because points are not refined yet."""
@@ -50,13 +50,13 @@ class IncrementalRegistration:
     """Maximum number of attempts to register a photo; the count restarts when another photo has been
     registered."""
     min_num_shared_points: Annotated[int, COUNT] = 3
-    """Minimum number of points that a photo must share with a registered photo to be registered by its
-    relative pose to that photo. The shared points determine the scale of the relative pose and, after bundle
-    adjustment, verify the pose."""
+    """A photo can be registered by its relative pose to a registered photo only if both share at least this
+    number of points. The shared points determine the scale of the relative pose and, after bundle adjustment,
+    verify the pose."""
     min_shared_inlier_ratio: Annotated[float, SHARE] = 0.5
-    """Verification of a photo that was registered by its relative pose to one registered photo: minimum
-    fraction of the points, among those that at least two other photos observe, that agree with its pose after
-    bundle adjustment."""
+    """Verification of a photo that was registered by its relative pose to one registered photo: those of its
+    points that at least two other photos observe are tested after bundle adjustment. The photo stays
+    registered only if at least this fraction of the tested points agrees with its pose."""
     max_pair_tri_angle: Annotated[float, POSITIVE] = 4.0
     """Triangulation angle, in degrees, beyond which a larger angle does not improve the score of a pair. The
     score decides by which pair a photo is registered if no photo can be registered by PnP."""
@@ -102,7 +102,7 @@ class IncrementalRegistration:
     def register_remaining(
         self, state: SfmState, two_views: TwoViews, options: MapperOptions, seed: int = 0
     ) -> dict[int, str]:
-        """Register unregistered images from the existing points; for the arguments, see `register`."""
+        """Like `register`, but register unregistered images one by one, in a state that already has poses."""
         mapper = IncrementalMapper(state, two_views, self, options, seed)
         for _ in mapper.run():
             pass
@@ -174,7 +174,7 @@ class IncrementalMapper:
         self.last_global = 0
 
     def initialize(self, pair: tuple[int, int]) -> bool:
-        """Initialize the model with a pair; return whether it has enough points to register more images."""
+        """Initialize the model with a pair; return whether enough points are triangulated to continue."""
         state = self.state
         state.registered[list(pair)] = True
         state.T_camera_world[pair[1]] = self.two_views[pair].T_second_first
@@ -187,7 +187,7 @@ class IncrementalMapper:
         return bool(state.has_point.sum() >= self.registration.abs_pose_min_num_inliers)
 
     def run(self) -> Iterator[int]:
-        """Register images until registration fails for all remaining images, and yield their indices."""
+        """Register images until no more can be registered; yield the index of each registered image."""
         while not self.state.registered.all():
             image_id = self._next_image()
             if image_id is None:
@@ -383,7 +383,7 @@ def _grid_cells(state: SfmState, rows: Indices, size: int) -> Indices:
 
 
 def _spread_sample(state: SfmState, registration: IncrementalRegistration) -> Mask:
-    """Sample inlier observations that are spread over each image, preferring long tracks. (O,)."""
+    """Select a sample of inlier observations that is spread over each image and prefers long tracks. (O,)."""
     size, max_num_observations = registration.coverage_grid_size, registration.ba_max_num_observations
     rows = np.flatnonzero(state.inlier)
     image_ids, tracks = state.image_ids[rows], state.track_ids[rows]

@@ -39,7 +39,7 @@ class Resection:
     T_world_camera: Array
     """Camera-to-world transform (OpenCV axes). (4, 4)."""
     inliers: NDArray[np.bool_]
-    """True for points whose reprojection error is small enough. (n,)."""
+    """True for points whose reprojection error is within the inlier threshold. (n,)."""
 
 
 def resect(
@@ -147,7 +147,7 @@ def find_correspondences(
     """Find one-to-one correspondences between keypoints of an image and 3D points, from verified matches.
 
     If matches assign several points to a keypoint, or several keypoints to a point, the assignment supported
-    by most matches is kept.
+    by the most matches is kept.
 
     Args:
         image_id: Index of the image, which has no observations.

@@ -33,10 +33,10 @@ class SpanningTreeRegistration:
     def register(
         self, state: SfmState, two_views: TwoViews, options: MapperOptions, seed: int = 0
     ) -> dict[int, str]:
-        """Register every image of the maximum spanning tree, using only the relative poses of the tree.
+        """Register all images of the maximum spanning tree by its relative poses, then bundle-adjust.
 
-        Each relative pose is scaled so that keypoints shared with earlier pairs keep their depth. This
-        requires less overlap than incremental registration, but a more accurate initial focal length.
+        Each relative pose is scaled so that keypoints shared with earlier pairs keep their depth. Compared to
+        incremental registration, this requires less overlap but a more accurate initial focal length.
 
         Args:
             state: State without poses; changed in place.
@@ -57,7 +57,7 @@ class SpanningTreeRegistration:
     def register_remaining(
         self, state: SfmState, two_views: TwoViews, options: MapperOptions, seed: int = 0
     ) -> dict[int, str]:
-        """Register unregistered images one by one; for the arguments, see `register`."""
+        """Like `register`, but register unregistered images one by one, in a state that already has poses."""
         return IncrementalRegistration().register_remaining(state, two_views, options, seed)
 
 
@@ -96,7 +96,9 @@ def chain_poses(state: SfmState, two_views: TwoViews, min_num_shared: int) -> No
 
 
 def spanning_tree(num_matches: Mapping[tuple[int, int], int], num_images: int) -> list[tuple[int, int]]:
-    """Compute the edges of the maximum spanning tree that contains the image with the most matches.
+    """Compute the edges of a maximum spanning tree that starts at the image with the most matches.
+
+    The tree contains all images that are connected with this image by pairs with matches.
 
     Args:
         num_matches: Number of matches of each image pair; keys are image indices, smaller index first.

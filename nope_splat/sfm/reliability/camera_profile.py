@@ -1,7 +1,8 @@
 """Profile of the cameras: would the observations fit much better if every image had its own intrinsics?
 
 Images that were cropped, zoomed or taken with another lens do not fit the intrinsics that they share with
-others. Bundle adjustment then bends poses and points, often with errors of less than a pixel.
+other images. Bundle adjustment compensates for this with wrong poses and points, often so well that the
+reprojection errors are below one pixel.
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ class CameraProfile:
     """Noise with shared intrinsics, divided by the noise with separate intrinsics; 1 if the focal length is
     fixed or there are too few observations."""
     deviates: Mask
-    """Whether the separate intrinsics of each image are far from those of the other images of its camera.
-    (N,)."""
+    """Whether the separate intrinsics of each image are far from the median over the images that share its
+    camera. (N,)."""
 
 
 def camera_profile(state: SfmState, options: CameraProfileOptions, device: str) -> CameraProfile:
     """Compare bundle adjustment with shared intrinsics and with separate intrinsics for each image.
 
-    The separate intrinsics are a focal length and a principal point; the radial distortion stays shared.
+    The separate intrinsics are a focal length and a principal point; the radial distortion is not refined.
 
     Args:
         state: The refined state; not changed.
-        options: Number of observations and iterations, and when an image deviates.
+        options: Number of observations and iterations, and thresholds beyond which an image deviates.
         device: PyTorch device for bundle adjustment.
 
     Returns:
@@ -63,14 +64,14 @@ def camera_profile(state: SfmState, options: CameraProfileOptions, device: str) 
 
 
 def separate_cameras(state: SfmState, options: CameraProfileOptions) -> SfmState:
-    """Give every image its own intrinsics, with weak priors.
+    """Give every image its own intrinsics, with weak priors, in a copy of the state.
 
     Args:
         state: State with poses and points; not changed.
-        options: Standard deviations of the priors.
+        options: Standard deviation of the prior on the principal points.
 
     Returns:
-        The state with as many cameras as images.
+        The copy, which has as many cameras as images.
     """
     prior = replace(state.intrinsics_prior, principal_point_sigma_ratio=options.principal_point_sigma_ratio)
     focal = state.focal[state.camera_ids]

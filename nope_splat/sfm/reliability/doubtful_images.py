@@ -19,7 +19,8 @@ def doubt_cameras(
     Args:
         state: The refined state; changed in place.
         problem: All verified matches of the connected component.
-        focal_noise_ratio: `FocalProfile.noise_ratio` of the refined focal length.
+        focal_noise_ratio: Observation noise at other focal lengths, divided by the noise at the refined focal
+            length (see `FocalProfile.noise_ratio`).
         keep_doubtful: Whether to keep images whose matches contradict their pose.
 
     Returns:
@@ -34,10 +35,11 @@ def doubt_cameras(
 
 
 def leave_out_doubtful_images(state: SfmState, evidence: Evidence) -> dict[int, str]:
-    """Unregister the images for which most matches contradict their pose.
+    """Unregister each image if most of its matches belong to pairs that contradict the cameras.
 
-    If this applies to half of the registered images or more, all images are kept, because it is then unknown
-    which images are wrong.
+    Only matches of pairs with enough matches count (see `Evidence.is_strong`). If at least half of the
+    registered images would be unregistered, all images are kept, because it is then unknown which images are
+    wrong.
 
     Args:
         state: The refined state; changed in place.

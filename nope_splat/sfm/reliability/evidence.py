@@ -1,9 +1,9 @@
 """Evidence for and against the cameras, from existing and from missing matches.
 
-Wrong poses agree with the matches from which they were estimated. Two observations reveal wrong poses: other
-matches contradict them, or points that should be visible in an image are not observed in that image (Zach et
-al., "What Can Missing Correspondences Tell Us About 3D Structure and Motion?", 2008; Wilson and Snavely,
-"Network Principles for SfM", 2013).
+Wrong poses agree with the matches from which they were estimated. Two kinds of evidence reveal wrong poses:
+other matches contradict the poses, or points that should be visible in an image are not observed in that
+image (Zach et al., "What Can Missing Correspondences Tell Us About 3D Structure and Motion?", 2008; Wilson
+and Snavely, "Network Principles for SfM", 2013).
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ class Evidence:
     """Whether matches of each pair support a second epipolar geometry, such as that of a moving object.
     (E,)."""
     missing: MissingPoints
-    """Points that should be visible in other images, and whether they are observed there."""
+    """Numbers of points that should be visible in other images, and that are observed or missing there."""
     repeats: bool
     """Whether a pattern repeats within most images."""
     num_views: int
     """Number of different views among the registered images; images without motion between them count
     once."""
     focal_noise_ratio: float
-    """Ratio of the observation noise after bundle adjustment at a wrong focal length to the noise at the
-    refined focal length; the smaller ratio of a longer and a shorter focal length. A ratio near 1 means that
-    the images do not determine the focal length. Infinite if the focal length is fixed or there are too few
-    observations."""
+    """Observation noise after bundle adjustment at a wrong focal length, divided by the noise at the refined
+    focal length. A longer and a shorter focal length are tested, and the smaller ratio is kept. A ratio near
+    1 means that the images do not determine the focal length. Infinite if the focal length is fixed or there
+    are too few observations."""
     is_planar: bool
-    """Whether homographies explain nearly all matches."""
+    """Whether homographies explain nearly all matches, as for a planar scene or pure rotation."""
     camera_profile: CameraProfile
     """Effect of separate intrinsics for each image on the noise."""
     focal_uncertainty: float
@@ -77,16 +77,18 @@ class Evidence:
     def contradicts(self) -> Mask:
         """Whether each pair contradicts the cameras. (E,).
 
-        A pair contradicts the cameras if it has enough matches, too many of them disagree with the poses, and
-        at least one of these holds:
+        A pair contradicts the cameras if all of these conditions hold:
 
-        - Its images should observe the same points.
-        - Many of its matches agree with the poses and many disagree.
-        - Its matches are inliers of a different relative pose.
+        - The pair has enough matches (`is_strong`).
+        - Too few of its matches agree with the poses (`agreement`).
+        - At least one of these is True: `overlaps` (its images should observe the same points), `is_divided`
+          (many of its matches agree and many disagree), `has_own_pose` (its matches are inliers of a
+          different relative pose).
 
-        If a pattern repeats, only images that should observe the same points count, because images of
-        different parts of the scene then have wrong matches. If a few images do not fit the camera of the
-        others, their pairs are ignored.
+        If a pattern repeats (`repeats`), `overlaps` must be True, because images of different parts of the
+        scene then have wrong matches. If no pattern repeats, pairs with a deviating image
+        (`CameraProfile.deviates`) are ignored, provided that the cameras are mixed (`cameras_are_mixed`) and
+        fewer than half of the images deviate.
         """
         disagrees = self.is_strong & (self.agreement < self.options.reliability.evidence.min_agreement)
         if self.repeats:
@@ -99,7 +101,10 @@ class Evidence:
 
     @property
     def is_divided(self) -> Mask:
-        """Whether many matches of each pair agree with the poses and many disagree. (E,)."""
+        """Whether many matches of each pair agree with the poses and many disagree. (E,).
+
+        Many means at least `EvidenceOptions.min_num_matches` matches.
+        """
         num_disagreeing = self.num_matches - self.num_agreeing
         needed = self.options.reliability.evidence.min_num_matches
         return np.minimum(self.num_agreeing, num_disagreeing) >= needed
@@ -112,10 +117,11 @@ class Evidence:
 
     @property
     def missing_share(self) -> float:
-        """Fraction of image pairs in which most of the expected points are missing.
+        """Fraction of tested image pairs in which most expected points are missing; 0 if no pair is tested.
 
-        A point is expected if it should be visible in both images. Only ordered pairs of registered images
-        with enough expected points count.
+        Pairs are ordered. The expected points are those points of the first image that should be visible in
+        the second image. They are missing where the second image seems to show something else (see
+        `MissingPoints`). A pair is tested if it has enough expected points.
         """
         missing, options = self.missing, self.options.reliability.evidence
         is_missing = missing.num_missing > options.max_missing * missing.num_expected
@@ -124,9 +130,9 @@ class Evidence:
 
     @property
     def second_motion_share(self) -> float:
-        """Fraction of the pairs with a second epipolar geometry; 0 without pairs.
+        """Fraction of strong pairs whose matches support a second epipolar geometry; 0 if no pair is strong.
 
-        Only strong pairs count, which have enough matches to contradict the cameras.
+        Strong pairs have enough matches to contradict the cameras (see `is_strong`).
         """
         return float(self.has_second_motion[self.is_strong].mean()) if self.is_strong.any() else 0.0
 
@@ -156,7 +162,8 @@ def collect_evidence(
     Args:
         state: The refined state; not changed.
         problem: All verified matches of the connected component.
-        focal_noise_ratio: `FocalProfile.noise_ratio` of the refined focal length.
+        focal_noise_ratio: Observation noise at other focal lengths, divided by the noise at the refined focal
+            length (see `FocalProfile.noise_ratio`).
         focal_uncertainty: Standard deviation of the focal length, divided by the focal length.
 
     Returns:
@@ -186,7 +193,7 @@ def repeats(problem: SfmProblem, options: EvidenceOptions) -> bool:
 
     Args:
         problem: Matches and images of the connected component.
-        options: Minimum fraction of repeated keypoints.
+        options: Minimum fraction of an image's keypoints that resemble another place in the same image.
     """
     if problem.images.repetition is None or not problem.pairs:
         return False
@@ -200,7 +207,8 @@ def count_views(state: SfmState, problem: SfmProblem, options: EvidenceOptions) 
     Args:
         state: The refined state.
         problem: All verified matches of the connected component.
-        options: Maximum motion between images of the same view.
+        options: Maximum motion between images of the same view: median displacement of their matches, in
+            pixels at keypoint resolution.
     """
     same = []
     for pair in problem.pairs:

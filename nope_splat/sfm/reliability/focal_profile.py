@@ -1,4 +1,4 @@
-"""Test of whether other focal lengths explain the observations nearly as well.
+"""Test of whether other focal lengths explain the observations nearly as well as the refined focal length.
 
 The covariance of bundle adjustment assumes that the camera model and all observations are correct. For narrow
 fields of view and flat scenes, the cost has a long valley along which focal length and depth compensate each
@@ -24,9 +24,9 @@ from nope_splat.utils.typing import Indices, Mask
 
 @dataclass(frozen=True)
 class FocalProfile:
-    """Noise of the observations at a longer and at a shorter focal length than the refined focal length.
+    """Observation noise at a longer and at a shorter focal length, relative to the refined focal length.
 
-    The ratios are infinite if the focal length is fixed or if there are too few observations.
+    Both ratios are infinite if the focal length is fixed or if there are too few observations.
     """
 
     longer: float
@@ -36,7 +36,7 @@ class FocalProfile:
 
     @property
     def noise_ratio(self) -> float:
-        """The smaller noise ratio; below one if the longer or the shorter focal length fits better."""
+        """Smaller of `longer` and `shorter`; below one if another focal length fits better."""
         return min(self.longer, self.shorter)
 
 
@@ -78,7 +78,7 @@ def follow_focal_valley(state: SfmState, options: MapperOptions, keep_poses: boo
     Args:
         state: The refined state; changed in place.
         options: Options of triangulation, bundle adjustment and the focal profile.
-        keep_poses: Whether to only compute the profile, because poses are known.
+        keep_poses: Whether to keep the state unchanged and only compute the profile; for known poses.
 
     Returns:
         The profile at the final focal length.

@@ -15,7 +15,10 @@ from nope_splat.utils.typing import Indices, Mask
 
 @dataclass(frozen=True)
 class MatchCounts:
-    """Number of verified matches of each of E pairs; 0 if an image of the pair is not registered."""
+    """Numbers of verified and of agreeing matches of each of E pairs.
+
+    Both numbers are 0 if an image of the pair is not registered.
+    """
 
     num_matches: Indices
     """Number of matches. (E,)."""
@@ -24,14 +27,14 @@ class MatchCounts:
 
 
 def count_matches(state: SfmState, problem: SfmProblem) -> MatchCounts:
-    """Compare the verified matches with the poses.
+    """Count the verified matches of each pair, and those that agree with the poses.
 
     Args:
         state: The refined state.
         problem: All verified matches of the connected component.
 
     Returns:
-        The number of matches and of agreeing matches of each pair.
+        Number of matches and number of agreeing matches of each pair.
     """
     num_matches, num_agreeing = np.zeros((2, len(problem.pairs)), np.int64)
     for index, pair in enumerate(problem.pairs):
@@ -51,8 +54,9 @@ def find_own_poses(state: SfmState, problem: SfmProblem, counts: MatchCounts) ->
         counts: Number of matches of each pair.
 
     Returns:
-        Whether nearly all matches of each pair are inliers of a relative pose whose rotation differs from
-        that of the cameras. (E,).
+        True for pairs with too few matches that agree with the cameras, if nearly all matches of the pair are
+        inliers of a relative pose with enough parallax and with a rotation that differs from the rotation
+        between the two cameras. (E,).
     """
     options = problem.options.reliability.evidence
     disagrees = counts.num_agreeing < options.min_agreement * counts.num_matches

@@ -1,6 +1,7 @@
 """Points that should be visible in other images and are not observed there.
 
-Zach et al., "What Can Missing Correspondences Tell Us About 3D Structure and Motion?", 2008.
+The method follows Zach et al., "What Can Missing Correspondences Tell Us About 3D Structure and Motion?",
+2008.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ class MissingPoints:
     """Numbers of points that should be visible in other images, for P ordered pairs of registered images."""
 
     image_ids: Indices
-    """Image that observes the points, and image in which their visibility is tested. (P, 2)."""
+    """Column 0: image that observes the points. Column 1: image in which their visibility is tested. (P,
+    2)."""
     num_expected: Indices
     """Number of points of the first image that should be visible in the second image. (P,)."""
     num_found: Indices
@@ -86,7 +88,7 @@ def _look_for(visibility: _Visibility, first: int, second: int, points: Indices)
 
 @dataclass(frozen=True)
 class _Visibility:
-    """Visibility of points: which images observe them, and which other images should."""
+    """Visibility of points: which images observe them, and which other images should observe them."""
 
     state: SfmState
     options: EvidenceOptions
@@ -117,13 +119,17 @@ class _Visibility:
         return visibility
 
     def points_of(self, image_id: int) -> Indices:
-        """Return the indices of the points that an image observes; of many points, a random sample."""
+        """Return the indices of the points that an image observes (n,), or of a random sample of them."""
         points = np.flatnonzero(self.is_observed[:, image_id])
         sample = np.random.default_rng(0).permutation(len(points))[: self.options.max_num_points]
         return np.sort(points[sample])
 
     def project(self, image_id: int, points: Indices) -> tuple[Array, Array]:
         """Project points into an image.
+
+        Args:
+            image_id: Index of the image.
+            points: Indices of the points. (n,).
 
         Returns:
             Image coordinates relative to the image center, in pixels at keypoint resolution (n, 2), and
@@ -140,7 +146,15 @@ class _Visibility:
         return self.cells_at(image_id, self.project(image_id, points)[0])
 
     def cells_at(self, image_id: int, xy: Array) -> Indices:
-        """Compute the index of the grid cell at each position (n, 2), relative to the image center. (n,)."""
+        """Compute the index of the grid cell of each position in an image.
+
+        Args:
+            image_id: Index of the image.
+            xy: Positions relative to the image center, in pixels at keypoint resolution. (n, 2).
+
+        Returns:
+            Cell indices, row by row; positions outside the grid get the nearest cell. (n,).
+        """
         size, half_size = self.options.num_grid_cells, self.state.half_size[image_id]
         cells = ((xy + half_size) / (2 * half_size.max()) * size).astype(np.int64).clip(0, size - 1)
         return cells[:, 1] * size + cells[:, 0]
@@ -148,8 +162,8 @@ class _Visibility:
     def expected(self, first: int, second: int, points: Indices) -> Mask:
         """Decide which points of the first image should be observed in the second image.
 
-        A point is expected if it projects into the second image, at a similar scale and from a similar
-        direction, and is not occluded.
+        A point is expected if it projects into the second image, if both images see it at a similar scale and
+        from a similar direction, and if it is not occluded.
 
         Args:
             first: Image that observes the points.

@@ -12,11 +12,11 @@ from nope_splat.utils.ranges import COUNT, POSITIVE, SHARE
 
 @dataclass(frozen=True)
 class EvidenceOptions:
-    """Comparison of a reconstruction with all verified matches."""
+    """Options of the comparison of a reconstruction with all verified matches."""
 
     min_num_matches: Annotated[int, COUNT] = 30
-    """Minimum number of verified matches of a pair that can contradict the cameras. Pairs with fewer matches
-    are often wrong, but hardly affect the cameras, so they are ignored."""
+    """Minimum number of verified matches with which a pair can contradict the cameras. Pairs with fewer
+    matches are ignored: they are often wrong, but hardly affect the cameras."""
     min_agreement: Annotated[float, SHARE] = 0.7
     """Minimum fraction of the matches of a pair that agree with the cameras; pairs with a smaller fraction
     may contradict the cameras. With correct cameras, neighboring photos reach more than 0.8; the other
@@ -30,8 +30,8 @@ class EvidenceOptions:
     less parallax, a relative pose fits many wrong matches. COLMAP requires the same angle for its initial
     pair."""
     min_rotation: Annotated[float, POSITIVE] = 20.0
-    """Minimum angle, in degrees, between two relative rotations of a pair, for the pair to contradict the
-    cameras: the rotation estimated from the matches of the pair, and the rotation between its two cameras."""
+    """The relative pose estimated from the matches of a pair contradicts the cameras only if its rotation
+    differs from the rotation between the two cameras by at least this angle, in degrees."""
     max_num_points: Annotated[int, COUNT] = 1000
     """Maximum number of points per photo whose visibility in the other photos is tested."""
     max_view_angle: Annotated[float, POSITIVE] = 12.0
@@ -41,7 +41,8 @@ class EvidenceOptions:
     """A point of one photo is expected in another photo only if its image scales (focal length divided by
     depth) in the two photos differ by less than this factor."""
     border: Annotated[float, SHARE] = 0.03
-    """Width of the border of a photo in which no keypoints are expected, as a fraction of the longer side."""
+    """Width of the margin along each side of a photo in which no points are expected, as a fraction of the
+    longer side."""
     num_grid_cells: Annotated[int, COUNT] = 12
     """Number of grid cells along the longer side of a photo; expected and observed points are counted in each
     cell."""
@@ -49,8 +50,8 @@ class EvidenceOptions:
     """A point is considered occluded in a photo if another point in the same grid cell has less than this
     fraction of the depth of the occluded point."""
     min_num_in_cell: Annotated[int, COUNT] = 4
-    """The expected points of a grid cell can count as missing only if there are at least this many of
-    them."""
+    """The expected points of a grid cell can count as missing only if the cell contains at least this number
+    of expected points and at least the same number of keypoints."""
     max_found_in_cell: Annotated[float, SHARE] = 0.1
     """The expected points of a grid cell count as missing if at most this fraction of them is observed: the
     cell then seems to show something else."""
@@ -64,26 +65,27 @@ class EvidenceOptions:
     """A pair is tested for missing points if at least this number of points of one photo is expected in the
     other photo."""
     max_missing: Annotated[float, SHARE] = 0.5
-    """Maximum fraction of the expected points of a pair that are missing; pairs with a larger fraction are
-    counted in `max_missing_pairs`."""
+    """Maximum fraction of the expected points of a pair that are missing; only pairs with a larger fraction
+    count for `max_missing_pairs`."""
     max_missing_pairs: Annotated[float, SHARE] = 0.2
     """Maximum fraction of pairs in which too many points are missing (see `max_missing`). With a larger
     fraction, the cameras are doubtful. A few such pairs are normal because of occlusion."""
     max_contradicting_pairs: Annotated[float, SHARE] = 0.5
     """If more than this fraction of the pairs contradict the cameras, moving objects are reported as the
-    cause; otherwise, similar objects that may have been merged."""
+    cause. If fewer pairs contradict the cameras, similar objects that may have been merged are reported as
+    the cause. Only pairs with at least `min_num_matches` matches count."""
     max_still_motion: Annotated[float, POSITIVE] = 1.0
     """Two photos count as the same view if the median displacement of their matches is less than this value,
     in pixels at keypoint resolution."""
     min_repetition: Annotated[float, SHARE] = 0.1
-    """Minimum fraction of keypoints that resemble another place in the same photo, as the median over the
-    photos. From this value on, a repeated pattern is reported as the cause of contradictions."""
+    """A repeated pattern is reported as the cause of contradictions if, in the median photo, at least this
+    fraction of the keypoints resembles another place in the same photo."""
     min_planar_second_motions: Annotated[float, SHARE] = 0.05
-    """Like `min_second_motions`, for planar scenes: a moving plane that fills the photos leaves few matches
-    on the rest of the scene."""
+    """Value of `min_second_motions` for planar scenes, if nothing else contradicts the cameras. It is smaller
+    because a moving plane that fills the photos leaves few matches on the rest of the scene."""
     min_second_motions: Annotated[float, SHARE] = 0.2
-    """Moving objects are reported if at least this fraction of the pairs has a second epipolar geometry,
-    among the pairs with at least `min_num_matches` matches."""
+    """Moving objects are reported if, among the pairs with at least `min_num_matches` matches, at least this
+    fraction has a second epipolar geometry."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +96,9 @@ class FocalProfileOptions:
     """Factor of the test: the focal length is once multiplied and once divided by it, and poses and points
     are adjusted again."""
     min_noise_ratio: Annotated[float, Gt(1)] = 1.01
-    """Minimum ratio of the observation noise at the other focal lengths to the noise at the refined focal
-    length. With a smaller ratio, the focal length is reported as uncertain. Unmodeled effects, such as
-    distortion, cause ratios of this size."""
+    """Minimum ratio of the observation noise at a longer or shorter focal length (see `factor`) to the noise
+    at the refined focal length. With a smaller ratio, the focal length is reported as uncertain. Unmodeled
+    effects, such as distortion, cause ratios of this size."""
     min_planar_noise_ratio: Annotated[float, Gt(1)] = 1.05
     """Value of `min_noise_ratio` for planar scenes, in which small errors of the camera model change the
     focal length more."""
@@ -104,7 +106,8 @@ class FocalProfileOptions:
     """If a longer or shorter focal length decreases the observation noise by at least this fraction, all
     cameras are refined again from that focal length."""
     max_num_steps: Annotated[int, COUNT] = 8
-    """Maximum number of such refinements, each of which starts at a longer or shorter focal length."""
+    """Maximum number of times that all cameras are refined again from a longer or shorter focal length (see
+    `min_noise_decrease`)."""
     plausible_ratios: tuple[float, float] = (0.3, 8.0)
     """Shortest and longest focal length of ordinary lenses, as multiples of the longer side; other focal
     lengths are reported as implausible."""
@@ -123,15 +126,16 @@ class CameraProfileOptions:
     """Maximum ratio of the observation noise with shared intrinsics to the noise with separate intrinsics;
     with a larger ratio, the photos do not fit one camera. Photos of one camera reach less than 1.05."""
     max_log_focal_deviation: Annotated[float, POSITIVE] = 0.1
-    """Maximum difference of the natural logarithm of a photo's focal length from the median of its camera;
-    photos with a larger difference are named."""
+    """Maximum difference between the natural logarithm of a photo's focal length and the median over the
+    photos of its camera; photos with a larger difference count as deviating."""
     max_principal_point_deviation: Annotated[float, SHARE] = 0.08
-    """Maximum distance of a photo's principal point from the median of its camera, as a fraction of the
-    longer side; photos with a larger distance are named."""
+    """Maximum distance of a photo's principal point from the median over the photos of its camera, as a
+    fraction of the longer side; photos with a larger distance count as deviating."""
     principal_point_sigma_ratio: Annotated[float, POSITIVE] = 0.2
     """Standard deviation of the prior on a photo's own principal point, as a fraction of the longer side."""
     max_num_observations: Annotated[int, COUNT] = 60
-    """Maximum number of observations per photo that are used, on average."""
+    """Maximum average number of observations per photo that are used in the comparison; the observations of
+    the longest tracks are used."""
     max_iterations: Annotated[int, COUNT] = 15
     """Maximum number of steps of each bundle adjustment."""
 

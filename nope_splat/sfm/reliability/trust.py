@@ -30,12 +30,12 @@ the coefficient 0 do not affect the score."""
 INTERCEPT = -3.0
 """Log-odds of wrong cameras if there is no doubt, fitted together with `WEIGHTS`."""
 FOCAL_VALLEY_WIDTH = 0.02
-"""The doubt `focal_valley` is divided by e if the observation noise at other focal lengths increases by this
-fraction."""
+"""Width w in the doubt `focal_valley` = exp(-(r - 1) / w), where r is the ratio of the observation noise at
+other focal lengths to the noise at the refined focal length. The doubt is at most 1."""
 
 
 def find_doubts(state: SfmState, evidence: Evidence, num_training: int) -> Doubts:
-    """Compute the reasons to doubt the cameras from the evidence.
+    """Compute from the evidence how strong each reason to doubt the cameras is.
 
     Args:
         state: The refined state.
