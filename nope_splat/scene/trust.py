@@ -73,7 +73,7 @@ class Doubts:
     """1 if other focal lengths explain the observations as well as the estimated focal length does; near 0 if
     they explain the observations much worse."""
     mixed_cameras: float
-    """0 if all images fit one camera, near 1 if they fit much better with separate intrinsics."""
+    """Near 0 if all images fit one camera, 1 if they fit much better with separate intrinsics."""
     planar: float
     """1 if homographies explain nearly all matches, otherwise 0."""
     unregistered: float

@@ -34,7 +34,7 @@ NAMES = tuple(field.name for field in fields(Doubts))
 def main(
     results: Annotated[tuple[Path, ...], tyro.conf.Positional],
     output: Path | None = None,
-    ridge: float = 0.02,
+    ridge: float = 0.001,
     num_bins: int = 5,
 ) -> None:
     """Fit the weights, and print the weights and the calibration of excluded families.

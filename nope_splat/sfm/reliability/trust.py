@@ -13,21 +13,21 @@ from nope_splat.sfm.reliability.evidence import Evidence
 from nope_splat.sfm.state import SfmState
 
 WEIGHTS = Doubts(
-    disagreement=20.0,
-    contradicting_pairs=8.0,
-    missing_points=8.0,
-    second_motions=5.0,
-    repetition=0.0,
-    similar_views=0.0,
-    focal_valley=4.0,
-    mixed_cameras=0.0,
-    planar=0.0,
-    unregistered=0.0,
-    weak_support=0.0,
+    disagreement=0.7,
+    contradicting_pairs=4.4,
+    missing_points=1.6,
+    second_motions=2.0,
+    repetition=0.8,
+    similar_views=3.0,
+    focal_valley=2.8,
+    mixed_cameras=2.1,
+    planar=2.1,
+    unregistered=0.8,
+    weak_support=3.1,
 )
 """Coefficient of each doubt in the logistic function, fitted by `scripts.reliability.calibrate`; doubts with
 the coefficient 0 do not affect the score."""
-INTERCEPT = -3.0
+INTERCEPT = -3.3
 """Log-odds of wrong cameras if there is no doubt, fitted together with `WEIGHTS`."""
 FOCAL_VALLEY_WIDTH = 0.02
 """Width w in the doubt `focal_valley` = exp(-(r - 1) / w), where r is the ratio of the observation noise at
@@ -49,6 +49,7 @@ def find_doubts(state: SfmState, evidence: Evidence, num_training: int) -> Doubt
     num_matches, num_agreeing = evidence.num_matches[strong].sum(), evidence.num_agreeing[strong].sum()
     num_registered = int(state.registered.sum())
     enough = evidence.options.reliability.min_observations_per_image
+    max_noise = evidence.options.reliability.camera_profile.max_noise_ratio
     return Doubts(
         disagreement=float((num_matches - num_agreeing) / max(num_matches, 1)),
         contradicting_pairs=float(evidence.contradicts.sum() / max(strong.sum(), 1)) ** 0.5,
@@ -57,7 +58,7 @@ def find_doubts(state: SfmState, evidence: Evidence, num_training: int) -> Doubt
         repetition=float(evidence.repeats),
         similar_views=1 - evidence.num_views / num_registered,
         focal_valley=float(np.exp(-(evidence.focal_noise_ratio - 1) / FOCAL_VALLEY_WIDTH).clip(0, 1)),
-        mixed_cameras=1 - 1 / max(evidence.camera_profile.noise_ratio, 1.0),
+        mixed_cameras=float(np.clip((evidence.camera_profile.noise_ratio - 1) / (2 * max_noise - 2), 0, 1)),
         planar=float(evidence.is_planar),
         unregistered=1 - num_registered / num_training,
         weak_support=min(1.0, enough * num_registered / max(int(state.inlier.sum()), 1)),
