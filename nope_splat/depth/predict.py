@@ -20,7 +20,8 @@ INPUT_SIZE = 1024
 """Maximum longer side, in pixels, of the images passed to the network's preprocessor, which downscales them
 further."""
 MAP_SIZE = 518
-"""Maximum longer side, in pixels, of the predicted depth maps. No current network resolves finer detail."""
+"""Maximum longer side, in pixels, of the predicted depth maps. The supported networks resolve no
+finer detail."""
 KINDS: dict[str, DepthKind] = {
     "depth_anything": "disparity",
     "depth_pro": "metric",

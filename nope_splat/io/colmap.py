@@ -371,7 +371,9 @@ def _read_text_images(path: Path) -> dict[int, ColmapImage]:
             raise InvalidCamera(f"{path.name} has a line that does not describe an image: {line[:60]}")
         image_id, *pose, camera_id, name = fields.groups()
         if len(next(lines, "").split()) % 3:
-            raise InvalidCamera(f"the line after {name} in {path.name} holds no observations")
+            raise InvalidCamera(
+                f"the line after {name} in {path.name} is not a list of observations (X Y POINT3D_ID ...)"
+            )
         images[int(image_id)] = ColmapImage(name, int(camera_id), _pose(*map(float, pose)))
     return images
 

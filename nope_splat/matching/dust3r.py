@@ -289,7 +289,7 @@ def _load(weights: str, device: torch.device) -> Any:
         except Exception as error:  # missing files and failed downloads raise many kinds of errors
             raise NopeSplatError(
                 "missing-weights",
-                f"the DUSt3R weights cannot be loaded from {weights} ({error}); without a network, put"
+                f"the DUSt3R weights cannot be loaded from {weights} ({error}); without internet access, put"
                 f" config.json and model.safetensors from https://huggingface.co/{DUST3R_WEIGHTS} into a"
                 " folder and set dust3r-weights to this folder",
             ) from error

@@ -216,8 +216,8 @@ class MatchingSettings:
     """Minimum number of inlier matches for a verified pair; pairs with fewer are dropped."""
     pairs: Literal["exhaustive", "retrieval", "sequential"] | None = None
     """Selection of the image pairs that are matched. "exhaustive": all pairs. "retrieval", for hundreds of
-    images: each image with the most similar images (compared by their keypoints, without a download), then
-    pairs of images that match the same keypoints of a third image (not with dust3r). "sequential", for video
+    images: each image with the most similar images, compared by their keypoints; then, except with dust3r,
+    also pairs of images that were both matched to the same keypoints of a third image. "sequential", for video
     frames: neighbors in the order of the file names. By default, exhaustive up to max-exhaustive-images, and
     retrieval for more images."""
     num_partners: Annotated[int, COUNT] = 20

@@ -141,10 +141,10 @@ class KnownCamerasOptions:
     every n-th match is used."""
     max_error: Annotated[float, POSITIVE] = 2.0
     """Maximum Sampson error of a match that agrees with two known cameras, in pixels at keypoint resolution.
-    The larger of this limit and that of `max_error_ratio` applies."""
+    The limit is this number of pixels or `max_error_ratio` of the longer side, whichever is larger."""
     max_error_ratio: Annotated[float, POSITIVE] = 0.005
-    """Maximum Sampson error of a match that agrees with two known cameras, as a fraction of the longer side.
-    The larger of this limit and that of `max_error` applies."""
+    """Maximum Sampson error of a match that agrees with two known cameras, as a fraction of the longer
+    image side. The limit is `max_error` pixels or this fraction, whichever is larger."""
     min_agreement: Annotated[float, POSITIVE_SHARE] = 0.6
     """Two known cameras are exact if at least this fraction of the matches of their photos agrees with them
     and `min_relative_agreement` is met."""

@@ -79,10 +79,10 @@ def require_cuda_torch() -> str:
 
 
 def find_toolkit() -> Toolkit:
-    """Find a CUDA toolkit of torch's major version.
+    """Find a CUDA toolkit with the major CUDA version that torch was built with.
 
     The candidates are, in this order: the toolkit of the nvcc on PATH, the folders in the environment
-    variables CUDA_HOME and CUDA_PATH, /usr/local/cuda, and the packages from PyPI.
+    variables CUDA_HOME and CUDA_PATH, /usr/local/cuda, and NVIDIA's packages from PyPI.
 
     Returns:
         The first candidate that is complete and has torch's major CUDA version.
