@@ -217,9 +217,9 @@ class MatchingSettings:
     pairs: Literal["exhaustive", "retrieval", "sequential"] | None = None
     """Selection of the image pairs that are matched. "exhaustive": all pairs. "retrieval", for hundreds of
     images: each image with the most similar images, compared by their keypoints; then, except with dust3r,
-    also pairs of images that were both matched to the same keypoints of a third image. "sequential", for video
-    frames: neighbors in the order of the file names. By default, exhaustive up to max-exhaustive-images, and
-    retrieval for more images."""
+    also pairs of images that were both matched to the same keypoints of a third image. "sequential", for
+    video frames: neighbors in the order of the file names. By default, exhaustive up to
+    max-exhaustive-images, and retrieval for more images."""
     num_partners: Annotated[int, COUNT] = 20
     """With sequential pairs, the number of neighbors with which each image is matched, half of them before
     and half after the image. With retrieval, the number of most similar images among which partners of each

@@ -26,7 +26,7 @@ class RunConfigFile(type(Path())):  # pyright: ignore[reportGeneralTypeIssues, r
     """Photo folder that replaces the photo folder in the file; None to keep the folder in the file."""
 
     def read_text(self, *args: object, **options: object) -> str:
-        """Return the configuration as YAML text, with the folder in which the file is now as the run's folder.
+        """Return the configuration as YAML text, with the file's current folder as the run's folder.
 
         Args:
             args: Arguments of `Path.read_text`, which are ignored; the encoding is always UTF-8.
