@@ -34,6 +34,9 @@ class Evidence:
     """Number of verified matches of each pair; 0 if an image of the pair is not registered. (E,)."""
     num_agreeing: Indices
     """Number of matches of each pair that agree with the poses. (E,)."""
+    rotation: Array
+    """Angle of the rotation between the poses of each pair, in degrees; 0 if an image is not registered.
+    (E,)."""
     has_own_pose: Mask
     """Whether each pair disagrees with the poses while nearly all of its matches are inliers of a different
     relative pose. (E,)."""
@@ -101,13 +104,15 @@ class Evidence:
 
     @property
     def is_divided(self) -> Mask:
-        """Whether many matches of each pair agree with the poses and many disagree. (E,).
+        """Whether many matches of each pair of similar views agree with the poses and many disagree. (E,).
 
-        Many means at least `EvidenceOptions.min_num_matches` matches.
+        Many means at least `EvidenceOptions.min_num_matches` matches. Different views often have many wrong
+        matches, for example of the left and the right side of a symmetric object.
         """
+        options = self.options.reliability.evidence
         num_disagreeing = self.num_matches - self.num_agreeing
-        needed = self.options.reliability.evidence.min_num_matches
-        return np.minimum(self.num_agreeing, num_disagreeing) >= needed
+        has_many = np.minimum(self.num_agreeing, num_disagreeing) >= options.min_num_matches
+        return has_many & (self.rotation <= options.max_divided_rotation)
 
     @property
     def overlaps(self) -> Mask:
@@ -175,6 +180,7 @@ def collect_evidence(
         pairs=tuple((pair.first, pair.second) for pair in problem.pairs),
         num_matches=counts.num_matches,
         num_agreeing=counts.num_agreeing,
+        rotation=counts.rotation,
         has_own_pose=find_own_poses(state, problem, counts),
         has_second_motion=np.array([pair.num_second > 0 for pair in problem.pairs], bool),
         missing=find_missing_points(state, problem),

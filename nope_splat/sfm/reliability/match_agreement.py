@@ -10,20 +10,22 @@ from nope_splat.geometry.rigid import invert, rotation_angle
 from nope_splat.sfm.problem import SfmProblem
 from nope_splat.sfm.retriangulation import epipolar_errors
 from nope_splat.sfm.state import SfmState
-from nope_splat.utils.typing import Indices, Mask
+from nope_splat.utils.typing import Array, Indices, Mask
 
 
 @dataclass(frozen=True)
 class MatchCounts:
-    """Numbers of verified and of agreeing matches of each of E pairs.
+    """Numbers of verified and of agreeing matches of each of E pairs, and rotation between its images.
 
-    Both numbers are 0 if an image of the pair is not registered.
+    All of them are 0 if an image of the pair is not registered.
     """
 
     num_matches: Indices
     """Number of matches. (E,)."""
     num_agreeing: Indices
     """Number of matches that agree with the epipolar geometry of the poses. (E,)."""
+    rotation: Array
+    """Angle of the rotation between the poses of both images, in degrees. (E,)."""
 
 
 def count_matches(state: SfmState, problem: SfmProblem) -> MatchCounts:
@@ -34,15 +36,17 @@ def count_matches(state: SfmState, problem: SfmProblem) -> MatchCounts:
         problem: All verified matches of the connected component.
 
     Returns:
-        Number of matches and number of agreeing matches of each pair.
+        Number of matches, number of agreeing matches and rotation angle of each pair.
     """
     num_matches, num_agreeing = np.zeros((2, len(problem.pairs)), np.int64)
+    rotation, rotations = np.zeros(len(problem.pairs)), state.T_camera_world[:, :3, :3]
     for index, pair in enumerate(problem.pairs):
         if state.registered[[pair.first, pair.second]].all():
             errors = epipolar_errors(state, problem.centered_keypoints, pair)
             num_matches[index] = len(errors)
             num_agreeing[index] = np.count_nonzero(errors < problem.options.re_max_epipolar_error)
-    return MatchCounts(num_matches, num_agreeing)
+            rotation[index] = rotation_angle(rotations[pair.second] @ rotations[pair.first].T)
+    return MatchCounts(num_matches, num_agreeing, rotation)
 
 
 def find_own_poses(state: SfmState, problem: SfmProblem, counts: MatchCounts) -> Mask:

@@ -32,6 +32,9 @@ class EvidenceOptions:
     min_rotation: Annotated[float, POSITIVE] = 20.0
     """The relative pose estimated from the matches of a pair contradicts the cameras only if its rotation
     differs from the rotation between the two cameras by at least this angle, in degrees."""
+    max_divided_rotation: Annotated[float, POSITIVE] = 15.0
+    """Maximum angle, in degrees, of the rotation between two photos whose matches partly agree and partly
+    disagree with the cameras, for the pair to contradict the cameras."""
     max_num_points: Annotated[int, COUNT] = 1000
     """Maximum number of points per photo whose visibility in the other photos is tested."""
     max_view_angle: Annotated[float, POSITIVE] = 12.0
