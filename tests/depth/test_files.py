@@ -65,7 +65,7 @@ def test_unsuitable_files_raise_an_error(maps: Path) -> None:
         read()
     file = maps / "a" / "b.png"
     Image.fromarray(np.zeros((3, 4), np.uint8)).save(file)
-    with refused("unreadable-file", file, "16 bits"):
+    with refused("unreadable-file", file, "16-bit"):
         read()
     file = maps / "a" / "b.npz"
     file.write_bytes(b"PK\x03\x04 damaged")
