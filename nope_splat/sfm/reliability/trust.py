@@ -14,20 +14,20 @@ from nope_splat.sfm.state import SfmState
 
 WEIGHTS = Doubts(
     disagreement=0.7,
-    contradicting_pairs=4.4,
-    missing_points=1.6,
-    second_motions=2.0,
-    repetition=0.8,
-    similar_views=3.0,
+    contradicting_pairs=4.6,
+    missing_points=2.6,
+    second_motions=2.3,
+    repetition=0.0,
+    similar_views=2.7,
     focal_valley=2.8,
-    mixed_cameras=2.1,
-    planar=2.1,
-    unregistered=0.8,
-    weak_support=3.1,
+    mixed_cameras=2.2,
+    planar=2.2,
+    unregistered=0.9,
+    weak_support=3.3,
 )
 """Coefficient of each doubt in the logistic function, fitted by `scripts.reliability.calibrate`; doubts with
 the coefficient 0 do not affect the score."""
-INTERCEPT = -3.3
+INTERCEPT = -3.4
 """Log-odds of wrong cameras if there is no doubt, fitted together with `WEIGHTS`."""
 FOCAL_VALLEY_WIDTH = 0.02
 """Width w in the doubt `focal_valley` = exp(-(r - 1) / w), where r is the ratio of the observation noise at
