@@ -19,7 +19,7 @@ class LearnedLens(nn.Module):
     """Corrections of the principal points and radial distortion of K cameras, relative to the reconstruction.
 
     The parameters are scaled so that the same learning rate suits all of them: a unit step moves image
-    corners about as far as a unit step of the log focal length. The parameters are:
+    corners by about the same distance as a unit step of the log focal length. The parameters are:
 
     - `principal_point` (K, 2): Shift of the principal point (x, y), divided by the focal length.
     - `distortion` (K, 2): Change of k1 times r^2, and change of k2 times r^4. r is the distance of an image

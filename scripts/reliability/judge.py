@@ -39,7 +39,7 @@ Verdict = Literal[
     "false notice",
     "complete",
 ]
-"""Verdict on what a result tells the user. "complete" is the verdict for honest sets without true cameras."""
+"""Verdict on a result and its notices. "complete" is the verdict for honest sets without true cameras."""
 
 GOOD: tuple[Verdict, ...] = ("right", "refused", "warned", "complete")
 """Verdicts of results that are as they should be."""
@@ -170,7 +170,7 @@ def notice_codes(outcome: Mapping[str, Any]) -> tuple[str, ...]:
 def verdict(
     image_set: ImageSet, outcome: Mapping[str, Any], accuracy: Accuracy | None, judged: bool
 ) -> Verdict:
-    """Judge what an outcome tells the user.
+    """Judge the cameras and the notices of an outcome.
 
     Args:
         image_set: The image set that was reconstructed.
