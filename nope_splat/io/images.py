@@ -19,6 +19,7 @@ from PIL import ExifTags, Image
 
 from nope_splat.errors import NopeSplatError
 from nope_splat.io.decoding import HEIF_SUFFIXES, failure_reason, open_image, read_pixels, turn_upright
+from nope_splat.io.exif import ExifData, read_exif
 from nope_splat.utils.progress import progress_bar
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,8 @@ class ImageFile:
     ignored: NDArray[np.bool_] | None = field(default=None, compare=False)
     """Grid of cells over the image (rows, columns), True for cells whose pixels are ignored in addition to
     the black pixels of the mask; None if no cell is ignored."""
+    exif: ExifData = field(default=ExifData(), compare=False)
+    """EXIF data of the file; defaults for values that are missing."""
 
 
 @dataclass(frozen=True)
@@ -320,6 +323,7 @@ def _check(root: Path, name: str) -> ImageFile | str:
         return "its name contains control characters or bytes that are not UTF-8; rename it"
     try:
         with open_image(path) as image:
+            exif = read_exif(image)
             turn_upright(image)
             width, height = image.size
             if image.mode not in ("L", "RGB", "RGBA") or "transparency" in image.info:
@@ -328,7 +332,7 @@ def _check(root: Path, name: str) -> ImageFile | str:
         return failure_reason(path, error)
     if min(width, height) < MIN_SIDE:
         return f"too small, {width} x {height} pixels"
-    return ImageFile(path, name, width, height, _find_mask(root, name, (width, height)))
+    return ImageFile(path, name, width, height, _find_mask(root, name, (width, height)), exif=exif)
 
 
 def _scale_transparent(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

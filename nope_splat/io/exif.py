@@ -1,0 +1,199 @@
+"""EXIF data of photos: orientation, camera and lens, focal length, exposure, time and position."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from PIL import Image
+from PIL.ExifTags import GPS, IFD, Base
+
+logger = logging.getLogger(__name__)
+
+DIAGONAL_35MM = math.hypot(36, 24)
+"""Diagonal of a 35 mm film frame, 43.27 mm."""
+MILLIMETERS_PER_UNIT = {2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}
+"""Length in millimeters of each value of the EXIF tag FocalPlaneResolutionUnit."""
+MAX_CROP_FACTOR_3_TO_2 = 1.7
+"""Largest quotient of 35 mm equivalent and focal length at which sensors are taken to have the aspect ratio
+3:2. Full-frame (1.0) and APS-C sensors (1.5 or 1.6) have it; the smaller sensors of compact cameras, phones
+and drones mostly have 4:3."""
+MAX_ASPECT_RATIO = 2.0
+"""Largest aspect ratio of an image of one exposure; wider images are stitched panoramas."""
+LENGTHS_WITH_ZOOM = frozenset({"apple"})
+"""Makers (in lower case) whose 35 mm equivalents include the digital zoom."""
+
+
+@dataclass(frozen=True)
+class ExifData:
+    """EXIF data of one photo. Values that are missing or implausible have their defaults."""
+
+    orientation: int = 1
+    """EXIF orientation, 1 to 8: how the stored pixels must be rotated and mirrored. 1 is upright."""
+    make: str = ""
+    """Maker of the camera."""
+    model: str = ""
+    """Model of the camera."""
+    lens: str = ""
+    """Model of the lens."""
+    focal_length: float | None = None
+    """Focal length of the lens in millimeters."""
+    focal_length_35mm: float | None = None
+    """Focal length in millimeters at which a 35 mm camera has the same diagonal field of view."""
+    digital_zoom: float = 1.0
+    """Factor by which the camera enlarged the center of the image."""
+    pixels_per_millimeter: float | None = None
+    """Pixels per millimeter on the sensor, in pixels of the image as the camera stored it."""
+    original_side: float | None = None
+    """Longer side of the image as the camera stored it, in pixels."""
+    exposure_time: float | None = None
+    """Exposure time in seconds."""
+    f_number: float | None = None
+    """Focal length divided by the diameter of the aperture."""
+    iso: float | None = None
+    """Sensitivity of the sensor (ISO)."""
+    time: datetime | None = None
+    """Local time at which the photo was taken."""
+    latitude_longitude: tuple[float, float] | None = None
+    """Latitude and longitude of the camera in degrees, positive to the north and east (WGS 84)."""
+    altitude: float | None = None
+    """Height of the camera above sea level in meters."""
+
+    @property
+    def lens_key(self) -> tuple[str, str, str, float]:
+        """Maker, model, lens, and focal length in millimeters after digital zoom (0 if unknown).
+
+        Photos with equal keys and sizes have the same intrinsics. The 35 mm equivalent is preferred, since
+        some cameras write a digital zoom only there.
+        """
+        length = self.focal_length_35mm or self.focal_length or 0.0
+        is_included = self.focal_length_35mm is not None and self.make.lower() in LENGTHS_WITH_ZOOM
+        zoom = 1.0 if is_included else self.digital_zoom
+        return self.make, self.model, self.lens, round(length * zoom, 2)
+
+    def focal_in_pixels(self, width: int, height: int) -> float | None:
+        """Compute the focal length in pixels.
+
+        With the 35 mm equivalent f35, the focal length is f35 d / 43.27 mm. Here, d is the diagonal in pixels
+        of the image of the whole sensor. Image sides that are shorter than the sensor's aspect ratio (4:3 or
+        3:2) requires are taken to be cropped. Without a 35 mm equivalent, the resolution of the focal plane
+        is used.
+
+        Args:
+            width: Width of the image in pixels.
+            height: Height of the image in pixels.
+
+        Returns:
+            The focal length; None if the EXIF data do not determine it, if it is ambiguous because of a
+            digital zoom, or if the image is a panorama.
+        """
+        longer, shorter = max(width, height), min(width, height)
+        if longer > MAX_ASPECT_RATIO * shorter:
+            return None
+        if self.digital_zoom > 1 and self.make.lower() not in LENGTHS_WITH_ZOOM:
+            return None
+        if self.focal_length_35mm is not None:
+            diagonal = self._sensor_diagonal(longer, shorter)
+            return self.focal_length_35mm / DIAGONAL_35MM * diagonal
+        if self.focal_length and self.pixels_per_millimeter and self.original_side:
+            return self.focal_length * self.pixels_per_millimeter * longer / self.original_side
+        return None
+
+    def _sensor_diagonal(self, longer: int, shorter: int) -> float:
+        """Return the diagonal, in pixels, of the image of the whole sensor, from the sides of the image."""
+        aspect = longer / shorter
+        if not 4 / 3 <= aspect <= 3 / 2:
+            crop_factor = (self.focal_length_35mm or 0.0) / (self.focal_length or 1.0)
+            is_large = self.focal_length is not None and crop_factor <= MAX_CROP_FACTOR_3_TO_2
+            sensor_aspect = 3 / 2 if is_large else 4 / 3
+            if aspect > sensor_aspect:
+                return longer * math.hypot(1, 1 / sensor_aspect)
+            return shorter * math.hypot(1, sensor_aspect)
+        return math.hypot(longer, shorter)
+
+
+def read_exif(image: Image.Image) -> ExifData:
+    """Read the EXIF data of an opened image.
+
+    Args:
+        image: The image. Its pixels are not decoded.
+
+    Returns:
+        The EXIF data; values that are missing, damaged or implausible have their defaults.
+    """
+    try:
+        tags = image.getexif()
+        details, gps = tags.get_ifd(IFD.Exif), tags.get_ifd(IFD.GPSInfo)
+    except Exception:  # Pillow raises many types of exceptions for damaged EXIF data
+        logger.debug("The EXIF data are damaged.", exc_info=True)
+        return ExifData()
+    orientation = _number(tags, Base.Orientation)
+    altitude = _number(gps, GPS.GPSAltitude, low=-math.inf)
+    is_below_sea = gps.get(GPS.GPSAltitudeRef) in (1, b"\x01")
+    unit = MILLIMETERS_PER_UNIT.get(int(_number(details, Base.FocalPlaneResolutionUnit) or 2))
+    resolution = _number(details, Base.FocalPlaneXResolution)
+    sides = [_number(details, tag) for tag in (Base.ExifImageWidth, Base.ExifImageHeight)]
+    return ExifData(
+        orientation=int(orientation) if orientation in range(1, 9) else 1,
+        make=_text(tags, Base.Make),
+        model=_text(tags, Base.Model),
+        lens=_text(details, Base.LensModel),
+        focal_length=_number(details, Base.FocalLength),
+        focal_length_35mm=_number(details, Base.FocalLengthIn35mmFilm),
+        digital_zoom=max(1.0, _number(details, Base.DigitalZoomRatio) or 1.0),
+        pixels_per_millimeter=resolution / unit if resolution and unit else None,
+        original_side=max((side for side in sides if side), default=None),
+        exposure_time=_number(details, Base.ExposureTime),
+        f_number=_number(details, Base.FNumber),
+        iso=_number(details, Base.ISOSpeedRatings),
+        time=_time(details),
+        latitude_longitude=_position(gps),
+        altitude=-altitude if altitude is not None and is_below_sea else altitude,
+    )
+
+
+def _number(tags: Mapping[int, Any], tag: int, low: float = 0.0) -> float | None:
+    """Return the value of a tag (the first one of several) as a number; None if it is not above `low`."""
+    value = tags.get(tag)
+    try:
+        number = float(value[0] if isinstance(value, tuple) else value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, ArithmeticError, IndexError):
+        return None
+    return number if math.isfinite(number) and number > low else None
+
+
+def _text(tags: Mapping[int, Any], tag: int) -> str:
+    """Return the text of a tag without unprintable characters and repeated spaces."""
+    value = tags.get(tag, "")
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+
+
+def _time(tags: Mapping[int, Any]) -> datetime | None:
+    """Return the local time at which the photo was taken."""
+    try:
+        return datetime.strptime(_text(tags, Base.DateTimeOriginal), "%Y:%m:%d %H:%M:%S")
+    except ValueError:
+        return None
+
+
+def _position(tags: Mapping[int, Any]) -> tuple[float, float] | None:
+    """Return latitude and longitude in degrees from the GPS tags."""
+    try:
+        angles = []
+        for tag, direction_tag, negative, limit in (
+            (GPS.GPSLatitude, GPS.GPSLatitudeRef, "S", 90),
+            (GPS.GPSLongitude, GPS.GPSLongitudeRef, "W", 180),
+        ):
+            degrees, minutes, seconds = (float(part) for part in tags[tag])
+            angle = degrees + minutes / 60 + seconds / 3600
+            if not 0 <= angle <= limit:
+                return None
+            angles.append(-angle if _text(tags, direction_tag).upper().startswith(negative) else angle)
+    except (KeyError, TypeError, ValueError, ArithmeticError):
+        return None
+    return (angles[0], angles[1]) if any(angles) else None  # receivers without a fix write zeros
