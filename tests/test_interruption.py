@@ -175,8 +175,8 @@ def assert_same_reconstruction(actual: Reconstruction, expected: Reconstruction)
     [
         ("nope_splat.matching.matching:sift_keypoints", []),
         ("os:replace", []),  # matches are written to a temporary file
-        ("nope_splat.sfm.pipeline:reconstruct_component", ["matches"]),
-        ("nope_splat.sfm.pipeline:refine_globally", ["matches"]),
+        ("nope_splat.sfm.component_reconstruction:reconstruct_component", ["matches"]),
+        ("nope_splat.sfm.component_reconstruction:refine_globally", ["matches"]),
     ],
 )
 def test_killed_reconstruction_resumes_from_the_cache(

@@ -134,11 +134,11 @@ def read_exif(image: Image.Image) -> ExifData:
     orientation = _number(tags, Base.Orientation)
     altitude = _number(gps, GPS.GPSAltitude, low=-math.inf)
     is_below_sea = gps.get(GPS.GPSAltitudeRef) in (1, b"\x01")
-    unit = MILLIMETERS_PER_UNIT.get(int(_number(details, Base.FocalPlaneResolutionUnit) or 2))
+    unit = MILLIMETERS_PER_UNIT.get(_number(details, Base.FocalPlaneResolutionUnit) or 2)
     resolution = _number(details, Base.FocalPlaneXResolution)
     sides = [_number(details, tag) for tag in (Base.ExifImageWidth, Base.ExifImageHeight)]
     return ExifData(
-        orientation=int(orientation) if orientation in range(1, 9) else 1,
+        orientation=int(orientation) if orientation and orientation in range(1, 9) else 1,
         make=_text(tags, Base.Make),
         model=_text(tags, Base.Model),
         lens=_text(details, Base.LensModel),

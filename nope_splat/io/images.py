@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Literal
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -218,27 +217,6 @@ def is_portable(image_file: ImageFile) -> bool:
     with _rereading(image_file.path) as image:
         upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
         return upright and image.mode in ("L", "RGB", "RGBA") and image.format not in ("HEIF", "HEIC")
-
-
-def assign_cameras(images: Sequence[ImageFile], by: Literal["size", "folder"] = "size") -> NDArray[np.int64]:
-    """Group images by camera; all images of a camera share one set of intrinsics.
-
-    Args:
-        images: The N images.
-        by: "size" assigns images of the same size to the same camera; "folder" assigns images of the same
-            size in the same folder to the same camera. A portrait and a landscape image have the same size if
-            only width and height are swapped.
-
-    Returns:
-        Camera index of each image; cameras are numbered in the order of their first image. (N,).
-    """
-    indices: dict[tuple[int, int, PurePosixPath | None], int] = {}
-    camera_ids = []
-    for image in images:
-        longer, shorter = max(image.width, image.height), min(image.width, image.height)
-        folder = PurePosixPath(image.name).parent if by == "folder" else None
-        camera_ids.append(indices.setdefault((longer, shorter, folder), len(indices)))
-    return np.array(camera_ids, np.int64)
 
 
 def count_images(data: Path) -> int:

@@ -17,7 +17,9 @@ NoticeCode = Literal[
     "contradicting-known-cameras",
     "uncertain-focal-length",
     "implausible-focal-length",
+    "exif-focal-length",
     "mixed-cameras",
+    "separated-cameras",
     "weak-support",
 ]
 """Kind of a notice; the docstring of `Notice` explains each code."""
@@ -37,7 +39,9 @@ class Notice:
     - `contradicting-known-cameras`: Known cameras contradict the matches, and are not used.
     - `uncertain-focal-length`: The images do not determine the focal length.
     - `implausible-focal-length`: Ordinary lenses do not have this focal length.
+    - `exif-focal-length`: The focal length is far from that of the EXIF data.
     - `mixed-cameras`: Some images were cropped, zoomed or taken with another lens.
+    - `separated-cameras`: Images of one size did not fit one focal length, and have several cameras now.
     - `weak-support`: Few images or few points support the result.
     """
 

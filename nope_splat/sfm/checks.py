@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 
 from nope_splat.errors import NopeSplatError
-from nope_splat.io.images import ImageFolder, assign_cameras
+from nope_splat.io.images import ImageFolder
 from nope_splat.matching.options import DUST3R_WEIGHTS
+from nope_splat.sfm.camera_assignment import assign_cameras
 from nope_splat.sfm.initialization.known_cameras import KnownCamerasInitialization
 from nope_splat.sfm.initialization.monocular_depth import MonocularDepthInitialization
 from nope_splat.sfm.initialization.pointmap_alignment import PointmapInitialization

@@ -20,6 +20,9 @@ class IntrinsicsPriorOptions:
     """Standard deviation of the natural logarithm of a focal length; for focal lengths estimated from
     pointmaps, it is the upper limit of this standard deviation. The prior keeps the focal length near its
     initial value if the photos do not determine it, and is too weak to matter otherwise."""
+    exif_log_focal_sigma: Annotated[float, POSITIVE] = 0.1
+    """Standard deviation of the natural logarithm of a focal length that EXIF data state. It covers values
+    rounded to whole millimeters, crops by the camera, and focusing."""
     principal_point_sigma_ratio: Annotated[float, POSITIVE] = 0.02
     """Standard deviation of the principal point from the photo center, as a fraction of the longer side.
     Lenses are centered to about one percent of the sensor; twice that allows for stabilized lenses."""

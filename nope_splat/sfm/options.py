@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated
 
 from tyro.conf import OmitSubcommandPrefixes, subcommand
 
 from nope_splat.depth import DepthSettings
 from nope_splat.matching import MatchingSettings
+from nope_splat.sfm.camera_assignment import CameraPer
 from nope_splat.sfm.initialization.known_cameras import KnownCamerasInitialization
 from nope_splat.sfm.initialization.monocular_depth import MonocularDepthInitialization
 from nope_splat.sfm.initialization.pointmap_alignment import PointmapInitialization
@@ -42,10 +43,11 @@ class SfmOptions:
     """Triangulation, bundle adjustment and final refinement."""
     depth: DepthSettings = field(default_factory=DepthSettings)
     """Source of the monocular depth maps."""
-    camera_per: Literal["size", "folder"] = "size"
-    """Which photos share a camera, that is, focal length, principal point and distortion. "size": photos of
-    the same size, where portrait and landscape format count as the same. "folder": photos of the same size in
-    the same folder."""
+    camera_per: CameraPer = "lens"
+    """Which photos share a camera, that is, focal length, principal point and distortion. "lens": photos of
+    the same size, where portrait and landscape format count as the same, whose EXIF data state the same
+    camera, lens and focal length, or nothing. "folder": photos of the same size in the same folder. "size":
+    photos of the same size."""
     initial_focal: Annotated[float | None, POSITIVE] = None
     """Initial focal length, in pixels of the full-resolution photos. By default it is estimated from the
     matches or, if the matcher predicts pointmaps, from the pointmaps; initialization by depth starts from a

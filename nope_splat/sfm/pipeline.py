@@ -9,42 +9,37 @@ from pathlib import Path
 
 import numpy as np
 
-from nope_splat.errors import NopeSplatError
 from nope_splat.io.images import ImageFolder, find_images
 from nope_splat.matching.database import MatchDatabase, load_or_match
+from nope_splat.scene.features import PairMatches
 from nope_splat.scene.reconstruction import Reconstruction, normalize
 from nope_splat.scene.tracks import match_graph
 from nope_splat.sfm.checks import check_images, check_sfm_options
+from nope_splat.sfm.component_reconstruction import RegisteredComponent, reconstruct_determined_cameras
 from nope_splat.sfm.diagnostics import (
     failure_reasons,
     mirrored_failures,
-    no_initialization,
     require_matches,
     training_components,
 )
-from nope_splat.sfm.global_refinement import refine_globally
 from nope_splat.sfm.initialization.depth_maps import find_initial_depths
-from nope_splat.sfm.initialization.start import Start
-from nope_splat.sfm.known_cameras import prefer_known_cameras
 from nope_splat.sfm.known_cameras_check import check_known_cameras
 from nope_splat.sfm.options import SfmOptions
 from nope_splat.sfm.problem import Priors, SfmProblem
 from nope_splat.sfm.registration.resection import resect_held_out
 from nope_splat.sfm.reliability.doubtful_images import doubt_cameras
+from nope_splat.sfm.reliability.evidence import Evidence
 from nope_splat.sfm.reliability.focal_profile import follow_focal_valley
 from nope_splat.sfm.reliability.notices import collect_notices, refuse_doubtful
 from nope_splat.sfm.reliability.trust import measure_trust
 from nope_splat.sfm.result import (
-    focal_uncertainty,
     log_summary,
     point_colors,
     to_reconstruction,
 )
 from nope_splat.sfm.result_cache import ResultCache
-from nope_splat.sfm.retriangulation import rebuild_tracks
-from nope_splat.sfm.state import SfmState
 from nope_splat.sfm.training_problem import read_known_cameras, training_problem
-from nope_splat.sfm.two_view_geometry import TwoViews
+from nope_splat.sfm.zoom_separation import separate_zooms
 from nope_splat.utils.stopwatch import Stopwatch
 from nope_splat.utils.typing import Indices, Mask
 
@@ -149,23 +144,18 @@ def reconstruct_from_matches(
         if known is not None:  # images with known poses need no matches
             components = [known.merge_components(components)]
         require_matches(names, held_out, matches, components, options.matching.min_matches)
-        component, problem, registered = reconstruct_determined_cameras(
-            checked.problem, components, checked.options
-        )
-    state = registered.state
-    with clock.stage("reliability"):
-        profile = follow_focal_valley(state, problem.options, keep_poses=known is not None)
-        evidence, doubtful = doubt_cameras(state, problem, profile.noise_ratio, options.keep_doubtful)
+        training = reconstruct_separate_zooms(checked.problem, components, checked.options, matches.pairs)
+    state, problem, evidence = training.registered.state, training.problem, training.evidence
     reconstruction, points_of_keypoints = to_reconstruction(state, folder, held_out, problem, graph)
     with clock.stage("held-out photos"):
         reconstruction, held_out_failures = resect_held_out(
-            reconstruction, matches, points_of_keypoints, whole.camera_groups
+            reconstruction, matches, points_of_keypoints, problem.camera_groups
         )
     unregistered = np.flatnonzero(~reconstruction.registered & ~held_out)
-    failures = failure_reasons(names, unregistered, components, component, registered.failures | doubtful)
+    failures = failure_reasons(names, unregistered, components, training.component, training.failures)
     failures |= held_out_failures | mirrored_failures(names, matches.mirrored, reconstruction.registered)
     with clock.stage("colors"):
-        colors = point_colors(folder, reconstruction, whole.camera_groups)
+        colors = point_colors(folder, reconstruction, problem.camera_groups)
     reconstruction = replace(
         reconstruction,
         colors=colors,
@@ -179,62 +169,63 @@ def reconstruct_from_matches(
 
 
 @dataclass(frozen=True)
-class RegisteredComponent:
-    """Reconstruction of one connected component of the match graph."""
+class TrainingCameras:
+    """Reconstruction of the training images, checked against all their matches."""
 
-    state: SfmState
-    """Poses, intrinsics, points and observations."""
-    two_views: TwoViews
-    """Relative poses and inlier matches of the image pairs."""
-    failures: dict[int, str]
-    """Reasons why images could not be registered, by image index; images without a known reason are
-    omitted."""
+    component: Indices
+    """Image indices of the reconstructed connected component."""
+    problem: SfmProblem
+    """Matches, cameras and priors of the component."""
+    registered: RegisteredComponent
+    """Poses, intrinsics and points."""
+    evidence: Evidence
+    """Evidence for and against the cameras."""
+    doubtful: dict[int, str]
+    """Reasons why images were unregistered, by image index."""
 
     @property
-    def score(self) -> tuple[int, int]:
-        """Number of registered images and number of inlier observations; a larger tuple is better."""
-        return int(self.state.registered.sum()), int(self.state.inlier.sum())
+    def failures(self) -> dict[int, str]:
+        """Reasons why images have no pose, by image index; images without a known reason are omitted."""
+        return self.registered.failures | self.doubtful
 
 
-def reconstruct_determined_cameras(
-    whole: SfmProblem, components: Sequence[Indices], options: SfmOptions
-) -> tuple[Indices, SfmProblem, RegisteredComponent]:
-    """Reconstruct one connected component, and repeat it with a fixed focal length if necessary.
-
-    `needs_fixed_focal` decides whether it is necessary.
+def reconstruct_separate_zooms(
+    whole: SfmProblem,
+    components: Sequence[Indices],
+    options: SfmOptions,
+    pairs: Sequence[PairMatches],
+) -> TrainingCameras:
+    """Reconstruct the training images, and repeat it with more cameras while they do not fit their cameras.
 
     Args:
         whole: Matches and priors of all training images.
         components: Image indices of each connected component, largest component first.
         options: Options of SfM.
+        pairs: Verified matches of all images, including held-out images.
 
     Returns:
-        Image indices of the reconstructed component, its matches and priors, and its reconstruction.
+        The reconstruction whose images fit their cameras best.
 
     Raises:
         NopeSplatError: If fewer than two images can be registered.
     """
-    component, problem, registered = reconstruct_first_component(whole, components, options)
-    uncertainty = focal_uncertainty(registered.state, options.mapper)
-    if not problem.priors.fix_focal and needs_fixed_focal(problem, uncertainty):
-        registered = reconstruct_component(problem.with_fixed_focal(), options)
-        if registered is None:
-            raise no_initialization(options, has_parallax=True)
-    if registered.state.registered.sum() < 2:
-        raise NopeSplatError(
-            "no-cameras",
-            "no camera poses consistent with the photos were found; add photos with more overlap between"
-            " neighbors",
-        )
-    return component, problem, registered
+    best = reconstruct_training_cameras(whole, components, options)
+    for _ in range(options.mapper.reliability.camera_profile.max_num_separations):
+        separated = separate_zooms(best.registered.state, best.evidence, whole, pairs)
+        if separated is None:
+            break
+        logger.info("The photos do not fit one camera; they are separated by their focal lengths.")
+        candidate = reconstruct_training_cameras(separated, components, options)
+        if candidate.evidence.camera_profile.noise_ratio >= best.evidence.camera_profile.noise_ratio:
+            break
+        best, whole = candidate, separated
+    return best
 
 
-def reconstruct_first_component(
+def reconstruct_training_cameras(
     whole: SfmProblem, components: Sequence[Indices], options: SfmOptions
-) -> tuple[Indices, SfmProblem, RegisteredComponent]:
-    """Reconstruct the first connected component that has parallax and can be initialized.
-
-    With known cameras, parallax is not required.
+) -> TrainingCameras:
+    """Reconstruct one connected component, and check its cameras.
 
     Args:
         whole: Matches and priors of all training images.
@@ -242,117 +233,14 @@ def reconstruct_first_component(
         options: Options of SfM.
 
     Returns:
-        Image indices of the component, its matches and priors, and its reconstruction.
+        The reconstruction, without images whose matches contradict their pose.
 
     Raises:
-        NopeSplatError: If no component has parallax and can be initialized.
+        NopeSplatError: If fewer than two images can be registered.
     """
-    has_parallax = False
-    for component in components:
-        problem = whole.component(component)
-        if problem.priors.known_cameras is None and problem.is_pure_rotation:
-            continue
-        has_parallax = True
-        registered = reconstruct_component(problem, options)
-        if registered is not None:
-            return component, problem, registered
-    raise no_initialization(options, has_parallax)
-
-
-def reconstruct_component(problem: SfmProblem, options: SfmOptions) -> RegisteredComponent | None:
-    """Reconstruct one connected component: initialize, register images, rebuild tracks and refine globally.
-
-    Args:
-        problem: Matches and priors of the component.
-        options: Options of SfM.
-
-    Returns:
-        The reconstruction; None if fewer than two images can be registered.
-    """
-    best = register_from_best_start(problem, options)
-    if best is None:
-        return None
-    state, failures, clock = best.state, best.failures, problem.clock
-    unregistered_matches = [
-        two_view.matches
-        for pair, two_view in best.two_views.items()
-        if not state.registered[list(pair)].all()
-    ]
-    if unregistered_matches:  # rebuilt tracks may give unregistered images more visible points
-        with clock.stage("tracks"):
-            state = rebuild_tracks(state, problem, unregistered_matches)
-        with clock.stage("registration"):
-            failures = options.registration.register_remaining(
-                state, best.two_views, options.mapper, problem.seed
-            )
-    with clock.stage("tracks"):
-        state = rebuild_tracks(state, problem)
-    with clock.stage("final adjustment"):
-        failures = failures | refine_globally(state, options.mapper)
-        if problem.priors.known_cameras is not None:
-            prefer_known_cameras(state, problem.priors.known_cameras, options.mapper)
-    return RegisteredComponent(state, best.two_views, failures)
-
-
-def register_from_best_start(problem: SfmProblem, options: SfmOptions) -> RegisteredComponent | None:
-    """Register images from every start of the initialization, and keep the best result.
-
-    Args:
-        problem: Matches and priors of one connected component.
-        options: Options of SfM.
-
-    Returns:
-        The result with the most registered images and, among these, the most inlier observations; None if
-        every result has fewer than two registered images.
-    """
-    best = None
-    for start in options.initialization.starts(problem):
-        best = _better(best, register(start, problem, options))
-    if best is None:
-        return None
-    restart = options.initialization.restart(problem, best.state)
-    return best if restart is None else _better(best, register(restart, problem, options))
-
-
-def register(start: Start, problem: SfmProblem, options: SfmOptions) -> RegisteredComponent:
-    """Register the images of a connected component from one start.
-
-    Args:
-        start: Initial state and relative poses; the state is changed in place.
-        problem: Matches and priors of the component.
-        options: Options of SfM.
-
-    Returns:
-        The registered images, and reasons why other images could not be registered.
-    """
-    state, registration = start.state, options.registration
-    with problem.clock.stage("registration"):
-        run = registration.register_remaining if state.registered.any() else registration.register
-        failures = run(state, start.two_views, options.mapper, problem.seed)
-    return RegisteredComponent(state, start.two_views, failures)
-
-
-def _better(best: RegisteredComponent | None, candidate: RegisteredComponent) -> RegisteredComponent | None:
-    """Return the candidate if it has at least two registered images and a higher score, otherwise `best`."""
-    if candidate.score[0] < 2 or (best is not None and candidate.score <= best.score):
-        return best
-    return candidate
-
-
-def needs_fixed_focal(problem: SfmProblem, uncertainty: float) -> bool:
-    """Decide whether the reconstruction must be repeated with a fixed focal length.
-
-    Three conditions must hold:
-
-    - Three standard deviations of the focal length exceed `GlobalRefinementOptions.max_focal_uncertainty`.
-    - There are no known cameras.
-    - The scene is planar, or the user gave a focal length. Images of a plane may agree with any focal length,
-      and a given focal length is better than an uncertain estimate.
-
-    Args:
-        problem: Matches and priors of one connected component.
-        uncertainty: Standard deviation of the focal length, divided by the focal length.
-    """
-    priors = problem.priors
-    can_fix = priors.known_cameras is None and (problem.is_planar or priors.initial_focal is not None)
-    return can_fix and uncertainty > problem.options.refinement.max_focal_uncertainty / 3
+    component, problem, registered = reconstruct_determined_cameras(whole, components, options)
+    state, keep_poses = registered.state, problem.priors.known_cameras is not None
+    with problem.clock.stage("reliability"):
+        profile = follow_focal_valley(state, problem.options, keep_poses)
+        evidence, doubtful = doubt_cameras(state, problem, profile.noise_ratio, options.keep_doubtful)
+    return TrainingCameras(component, problem, registered, evidence, doubtful)

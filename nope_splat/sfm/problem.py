@@ -39,6 +39,9 @@ class Priors:
     fix_focal: bool = False
     """Whether to keep the focal length fixed: at the value given by the user or, without such a value, at the
     mean of the prior."""
+    exif_focals: Array | None = None
+    """Focal length of each camera according to EXIF data, in full-resolution pixels; NaN for cameras whose
+    EXIF data do not determine it, None if EXIF data are not used. (K,)."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,8 @@ class SfmProblem:
     """Known cameras, depth maps and initial focal length."""
     options: MapperOptions = field(default_factory=MapperOptions)
     """Options of triangulation and bundle adjustment."""
+    num_separated: int = 0
+    """Number of cameras that were added because images did not fit their cameras (see `separate_zooms`)."""
     seed: int = 0
     """Random seed of RANSAC."""
     clock: Stopwatch = field(default_factory=Stopwatch)
@@ -101,6 +106,24 @@ class SfmProblem:
         The focal length is the value given by the user or, without such a value, the mean of its prior.
         """
         return replace(self, priors=replace(self.priors, fix_focal=True))
+
+    def with_cameras(self, camera_groups: CameraGroups) -> SfmProblem:
+        """Return the problem with the images of some cameras split into several cameras.
+
+        Args:
+            camera_groups: The groups. The indices of the cameras that are kept are unchanged.
+        """
+        exif_focals = self.priors.exif_focals
+        if exif_focals is not None:
+            added = camera_groups.num_cameras - len(exif_focals)
+            exif_focals = np.append(exif_focals, np.full(added, np.nan))
+            for camera in range(len(exif_focals)):
+                members = camera_groups.camera_ids == camera
+                if not np.array_equal(members, self.camera_groups.camera_ids == camera):
+                    exif_focals[camera] = np.nan  # states the same focal length for images that differ
+        priors = replace(self.priors, exif_focals=exif_focals)
+        num_separated = self.num_separated + camera_groups.num_cameras - self.camera_groups.num_cameras
+        return replace(self, camera_groups=camera_groups, priors=priors, num_separated=num_separated)
 
     @cached_property
     def centered_keypoints(self) -> list[Array]:
@@ -142,13 +165,31 @@ class SfmProblem:
             self.options.intrinsics_prior.log_focal_sigma,
         )
 
-    @property
-    def focal_prior(self) -> FocalPrior | None:
-        """Prior on the focal lengths from `focal_estimates`; None without pointmaps or with known cameras."""
-        if self.focal_estimates is None:
-            return None
-        mean, sigma = np.array([(estimate.focal, estimate.sigma) for estimate in self.focal_estimates]).T
-        return FocalPrior(mean, sigma)
+    @cached_property
+    def exif_focals(self) -> Array:
+        """Focal length of each camera according to EXIF data, in pixels at keypoint resolution. (K,).
+
+        NaN where EXIF data do not determine it, with known cameras, and if the user gave a focal length.
+        """
+        focals, pixel_sizes = self.priors.exif_focals, self.camera_groups.camera_pixel_sizes
+        is_given = self.priors.known_cameras is not None or self.priors.initial_focal is not None
+        return np.full(len(pixel_sizes), np.nan) if focals is None or is_given else focals / pixel_sizes
+
+    def focal_prior(self, default: Array) -> FocalPrior:
+        """Choose the most certain prior of each focal length: from pointmaps, EXIF data, or a default.
+
+        Args:
+            default: Mean of the weak prior of cameras without pointmaps and EXIF data, in pixels at keypoint
+                resolution. (K,).
+        """
+        sigmas = self.options.intrinsics_prior
+        mean, sigma = default, np.full(len(default), sigmas.log_focal_sigma)
+        if self.focal_estimates is not None:
+            mean, sigma = np.array([(estimate.focal, estimate.sigma) for estimate in self.focal_estimates]).T
+        by_exif = np.isfinite(self.exif_focals) & (sigma > sigmas.exif_log_focal_sigma)
+        return FocalPrior(
+            np.where(by_exif, self.exif_focals, mean), np.where(by_exif, sigmas.exif_log_focal_sigma, sigma)
+        )
 
     def relative_poses(self, focals: Array) -> TwoViews:
         """Estimate the relative pose of each pair.
@@ -176,7 +217,7 @@ class SfmProblem:
             self.camera_groups,
             focals,
             self.priors.fix_focal,
-            self.focal_prior,
+            self.focal_prior(focals),
             self.options.intrinsics_prior,
         )
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 
-from nope_splat.io.images import ImageFolder, assign_cameras
+from nope_splat.io.images import ImageFolder
 from nope_splat.matching.database import MatchDatabase
+from nope_splat.sfm.camera_assignment import assign_cameras, exif_focals
 from nope_splat.sfm.camera_groups import CameraGroups
 from nope_splat.sfm.initialization.known_cameras import KnownCamerasInitialization
 from nope_splat.sfm.known_cameras import KnownCameras
@@ -65,7 +67,7 @@ def training_problem(
         camera_groups=camera_groups,
         pairs=[pair for pair in matches.pairs if not excluded[pair.first] and not excluded[pair.second]],
         pointmaps=matches.pointmaps and matches.pointmaps.without(held_out),
-        priors=priors,
+        priors=replace(priors, exif_focals=exif_focals(folder.images, camera_ids)),
         images=ImageEvidence(names, matches.repetition, matches.stationary, mirrored),
         options=options.mapper,
         seed=options.matching.seed,

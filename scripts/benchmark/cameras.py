@@ -23,11 +23,12 @@ from scipy.spatial.transform import Rotation
 
 from nope_splat.evaluation.pose_metrics import compare_poses
 from nope_splat.io.cameras import read_ground_truth
-from nope_splat.io.images import ImageFolder, assign_cameras, find_images
+from nope_splat.io.images import ImageFolder, find_images
 from nope_splat.matching import Keypoints, extract_keypoints, match_keypoints
 from nope_splat.matching.database import MatchDatabase
 from nope_splat.scene.features import PairMatches
 from nope_splat.sfm import Priors, Reconstruction, SfmOptions
+from nope_splat.sfm.camera_assignment import assign_cameras
 from nope_splat.sfm.initialization.known_cameras import KnownCameras
 from nope_splat.sfm.pipeline import reconstruct_from_matches
 from nope_splat.utils.terminal import set_up_terminal

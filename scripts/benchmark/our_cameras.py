@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from nope_splat.io.images import assign_cameras, find_images
+from nope_splat.io.images import find_images
 from nope_splat.plugin.dataparser import NopeDataParserConfig
 from nope_splat.sfm import reconstruct
+from nope_splat.sfm.camera_assignment import assign_cameras
 from nope_splat.utils.terminal import set_up_terminal
 from scripts.benchmark.camera_file import CameraFile, require_one_camera
 

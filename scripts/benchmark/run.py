@@ -40,7 +40,8 @@ from PIL import Image
 from nope_splat.errors import NopeSplatError
 from nope_splat.evaluation.pose_metrics import compare_poses
 from nope_splat.io.cameras import read_ground_truth
-from nope_splat.io.images import ImageFolder, assign_cameras, find_images, read_image
+from nope_splat.io.images import ImageFolder, find_images, read_image
+from nope_splat.sfm.camera_assignment import assign_cameras
 from nope_splat.splatting.densification import max_num_gaussians
 from nope_splat.utils.terminal import set_up_terminal
 from scripts.benchmark.camera_file import CameraFile, Poses, require_one_camera

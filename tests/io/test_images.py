@@ -19,7 +19,7 @@ from PIL import Image
 
 from nope_splat.io import decoding, images
 from nope_splat.io.decoding import open_image, turn_upright
-from nope_splat.io.images import ImageFile, assign_cameras, find_images, read_image, read_mask
+from nope_splat.io.images import ImageFile, find_images, read_image, read_mask
 
 
 @pytest.fixture
@@ -115,19 +115,6 @@ def test_a_folder_without_readable_images_raises_an_error(folder: Path) -> None:
         path.write_text("not an image")
     with refused("too-few-images", "good1.jpg: not an image", "good2.png"):
         find_images(folder)
-
-
-def test_images_of_one_size_share_a_camera(folder: Path) -> None:
-    """Orientation does not matter; cameras are numbered in the order of their first images."""
-    save(picture(HEIGHT, WIDTH), folder / "portrait.jpg")
-    save(picture(80, 60), folder / "phone.jpg")
-    (folder / "sub").mkdir()
-    save(picture(WIDTH, HEIGHT), folder / "sub" / "other.jpg")
-    images = find_images(folder).images
-    image_names = [image.name for image in images]
-    assert image_names == ["good1.jpg", "good2.png", "phone.jpg", "portrait.jpg", "sub/other.jpg"]
-    assert assign_cameras(images).tolist() == [0, 0, 1, 0, 0]
-    assert assign_cameras(images, "folder").tolist() == [0, 0, 1, 0, 2]
 
 
 def test_unusable_files_are_skipped_with_a_reason(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

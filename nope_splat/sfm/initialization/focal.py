@@ -135,21 +135,24 @@ def focal_starts(
     centered_keypoints: Sequence[Array],
     pairs: Sequence[PairMatches],
     camera_groups: CameraGroups,
+    exif_focals: Array,
     seed: int = 0,
     options: FocalEstimationOptions = FocalEstimationOptions(),
 ) -> tuple[Array, ...]:
     """Estimate initial focal lengths of all cameras.
 
     The focal length of each camera is first estimated from pairs in which both images belong to the camera.
-    If these pairs are inconsistent, the focal length is instead estimated from pairs that connect the camera
-    with cameras whose own pairs are consistent. If no camera has consistent pairs, the camera with the most
-    pairs is treated as consistent.
+    If these pairs are inconsistent, the focal length is that of the EXIF data. Without EXIF data, it is
+    instead estimated from pairs that connect the camera with cameras whose own pairs are consistent. If no
+    camera has consistent pairs, the camera with the most pairs is treated as consistent.
 
     Args:
         centered_keypoints: Keypoints of each image relative to the image center, in pixels at keypoint
             resolution. One array (n, 2) per image.
         pairs: Verified matches of each pair.
         camera_groups: Image sizes, and camera of each image.
+        exif_focals: Focal length of each camera according to EXIF data, in pixels at keypoint resolution; NaN
+            if unknown. (K,).
         seed: Random seed of RANSAC.
         options: Plausible range, and thresholds for consistent pairs.
 
@@ -162,8 +165,11 @@ def focal_starts(
         estimate_focal(centered_keypoints, camera_pairs, longer_side, seed, options)
         for camera_pairs, longer_side in zip(by_camera, camera_groups.longer_sides.tolist(), strict=True)
     ]
+    for camera in np.flatnonzero(np.isfinite(exif_focals)).tolist():
+        estimates[camera] = _with_exif(estimates[camera], float(exif_focals[camera]))
     focals = np.array([estimate.focal for estimate in estimates])
     is_known = np.array([estimate.is_certain for estimate in estimates])
+    is_known |= np.isfinite(exif_focals)
     is_known[_best_camera(estimates)] = True
     for camera in np.flatnonzero(~is_known).tolist():
         joint_pairs = []
@@ -171,9 +177,16 @@ def focal_starts(
             first, second = camera_groups.camera_ids[[pair.first, pair.second]]
             if (first == camera and is_known[second]) or (second == camera and is_known[first]):
                 joint_pairs.append(pair)
-        focals[camera] = _focal_from_known_cameras(camera, joint_pairs, focals, camera_groups, options)
+        focals[camera] = focal_from_known_cameras(camera, joint_pairs, focals, camera_groups, options)
         estimates[camera] = replace(estimates[camera], focal=float(focals[camera]))
     return joint_focal_starts(estimates)
+
+
+def _with_exif(estimate: FocalEstimate, exif_focal: float) -> FocalEstimate:
+    """Replace an inconsistent estimate by the focal length of EXIF data, and try its starts afterwards."""
+    if estimate.is_certain:
+        return estimate
+    return replace(estimate, focal=exif_focal, starts=(exif_focal, *estimate.starts))
 
 
 def joint_focal_starts(estimates: Sequence[FocalEstimate]) -> tuple[Array, ...]:
@@ -201,12 +214,12 @@ def _best_camera(estimates: Sequence[FocalEstimate]) -> int:
     return support.index(max(support))
 
 
-def _focal_from_known_cameras(
+def focal_from_known_cameras(
     camera: int,
     pairs: Sequence[PairMatches],
     focals: Array,
     camera_groups: CameraGroups,
-    options: FocalEstimationOptions,
+    options: FocalEstimationOptions = FocalEstimationOptions(),
 ) -> float:
     """Estimate the focal length of a camera from pairs with other cameras, whose focal lengths are known.
 

@@ -69,8 +69,8 @@ class MonocularDepthInitialization:
         focal = prior_focal(longer_side, options)
         if user_focals is not None:
             focal = float(user_focals[0])
-        elif problem.priors.fix_focal and problem.focal_prior is not None:
-            focal = float(problem.focal_prior.mean[0])
+        elif problem.priors.fix_focal or np.isfinite(problem.exif_focals[0]):
+            focal = float(problem.focal_prior(np.array([focal])).mean[0])
         with problem.clock.stage("registration"):
             state = register_by_depth(problem, focal, self)
         with problem.clock.stage("relative poses"):

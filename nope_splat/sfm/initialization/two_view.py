@@ -76,12 +76,16 @@ def _candidate_focals(problem: SfmProblem) -> Sequence[Array]:
     if problem.initial_focals is not None:
         return [problem.initial_focals]
     if problem.priors.fix_focal:
-        if problem.focal_prior is not None:
-            return [problem.focal_prior.mean]
         longer_sides = problem.camera_groups.longer_sides.tolist()
-        return [np.array([prior_focal(longer_side, options) for longer_side in longer_sides])]
+        default = np.array([prior_focal(longer_side, options) for longer_side in longer_sides])
+        return [problem.focal_prior(default).mean]
     if estimates is not None:
         return joint_focal_starts(estimates)
     return focal_starts(
-        problem.centered_keypoints, problem.pairs, problem.camera_groups, problem.seed, options
+        problem.centered_keypoints,
+        problem.pairs,
+        problem.camera_groups,
+        problem.exif_focals,
+        problem.seed,
+        options,
     )

@@ -15,7 +15,7 @@ from nope_splat.sfm.bundle_adjustment.options import BundleAdjustmentOptions
 from nope_splat.sfm.reliability.focal_profile import sample_observations
 from nope_splat.sfm.reliability.options import CameraProfileOptions
 from nope_splat.sfm.state import FocalPrior, SfmState
-from nope_splat.utils.typing import Mask
+from nope_splat.utils.typing import Array, Mask
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,9 @@ class CameraProfile:
     deviates: Mask
     """Whether the separate intrinsics of each image are far from the median over the images that share its
     camera. (N,)."""
+    focals: Array
+    """Separate focal length of each image, in pixels at keypoint resolution; only valid for registered
+    images. (N,)."""
 
 
 def camera_profile(state: SfmState, options: CameraProfileOptions, device: str) -> CameraProfile:
@@ -43,7 +46,7 @@ def camera_profile(state: SfmState, options: CameraProfileOptions, device: str) 
     Returns:
         The effect on the noise, and the images that deviate.
     """
-    neutral = CameraProfile(1.0, np.zeros(len(state.registered), bool))
+    neutral = CameraProfile(1.0, np.zeros(len(state.registered), bool), state.focal[state.camera_ids])
     if state.fix_focal:
         return neutral
     rows = sample_observations(state, options.max_num_observations)
@@ -60,7 +63,8 @@ def camera_profile(state: SfmState, options: CameraProfileOptions, device: str) 
         shift = np.linalg.norm(offset - np.median(offset, axis=0), axis=1) / state.longer_sides[camera]
         deviates[images] = np.abs(log_focal - np.median(log_focal)) > options.max_log_focal_deviation
         deviates[images] |= shift > options.max_principal_point_deviation
-    return CameraProfile(float(np.sqrt(shared_result.cost / separate_result.cost)), deviates)
+    noise_ratio = float(np.sqrt(shared_result.cost / separate_result.cost))
+    return CameraProfile(noise_ratio, deviates, separate.focal)
 
 
 def separate_cameras(state: SfmState, options: CameraProfileOptions) -> SfmState:

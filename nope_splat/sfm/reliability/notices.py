@@ -16,9 +16,8 @@ from nope_splat.sfm.reliability.evidence import Evidence
 from nope_splat.sfm.state import SfmState
 from nope_splat.utils.typing import Mask
 
-HARMLESS = ("stationary-pixels", "mirrored-images")
-"""Codes of notices about pixels or images that are not used; such notices are no reason to doubt the
-cameras."""
+HARMLESS = ("stationary-pixels", "mirrored-images", "separated-cameras")
+"""Codes of notices about problems that were solved; such notices are no reason to doubt the cameras."""
 
 
 def collect_notices(
@@ -41,6 +40,7 @@ def collect_notices(
         *_view_notices(state, evidence),
         *_camera_notices(problem, evidence),
         *_focal_notices(state, problem, evidence),
+        *_separation_notices(state, problem),
         *_stationary_notices(problem.images.stationary),
         *_mirrored_notices(problem.images.mirrored),
     )
@@ -133,6 +133,19 @@ def _camera_notices(problem: SfmProblem, evidence: Evidence) -> Iterator[Notice]
     )
 
 
+def _separation_notices(state: SfmState, problem: SfmProblem) -> Iterator[Notice]:
+    """Report that images of the same size were separated into several cameras."""
+    if problem.num_separated:
+        focals = sorted((state.focal * problem.camera_groups.camera_pixel_sizes).tolist())
+        yield Notice(
+            "separated-cameras",
+            "the photos do not fit one focal length, so they are separated into"
+            f" {problem.camera_groups.num_cameras} cameras with focal lengths of"
+            f" {' and '.join(f'{focal:.0f}' for focal in focals)} pixels; some were zoomed, cropped or taken"
+            " with another lens",
+        )
+
+
 def _focal_notices(state: SfmState, problem: SfmProblem, evidence: Evidence) -> Iterator[Notice]:
     """Warn if the images do not determine the focal length, or if it is implausible for ordinary lenses."""
     profile = problem.options.reliability.focal_profile
@@ -147,6 +160,7 @@ def _focal_notices(state: SfmState, problem: SfmProblem, evidence: Evidence) -> 
             f"the estimated focal length is {focal}, which is unusual for a lens, so the cameras may be"
             " wrong; set initial-focal if you know it",
         )
+    yield from _exif_notices(state, problem)
     if state.fix_focal:
         reason = "show one flat surface frontally, so they do" if problem.is_planar else "do"
         yield Notice(
@@ -159,6 +173,26 @@ def _focal_notices(state: SfmState, problem: SfmProblem, evidence: Evidence) -> 
             f"the photos do not determine the focal length well; the estimate is {focal}, but it may be off"
             f" by a third; {advice}",
         )
+
+
+def _exif_notices(state: SfmState, problem: SfmProblem) -> Iterator[Notice]:
+    """Warn if focal lengths differ much from those of the EXIF data."""
+    registered = np.unique(state.camera_ids[state.registered])
+    ratios = state.focal[registered] / problem.exif_focals[registered]
+    differ = registered[np.abs(np.log(ratios)) > np.log(problem.options.reliability.max_exif_focal_ratio)]
+    if not len(differ):
+        return
+    pixel_sizes = problem.camera_groups.camera_pixel_sizes[differ]
+    stated, found = (
+        " and ".join(f"{value:.0f}" for value in focals[differ] * pixel_sizes)
+        for focals in (problem.exif_focals, state.focal)
+    )
+    yield Notice(
+        "exif-focal-length",
+        f"the focal length estimated from the photos is {found} pixels, but their EXIF data state {stated}"
+        " pixels: the photos were cropped, or one of the two is wrong"
+        + ("; to compare, set initial-focal to the latter" if len(problem.exif_focals) == 1 else ""),
+    )
 
 
 def _stationary_notices(stationary: Sequence[StationaryPixels]) -> Iterator[Notice]:

@@ -128,6 +128,11 @@ class CameraProfileOptions:
     max_noise_ratio: Annotated[float, Gt(1)] = 1.2
     """Maximum ratio of the observation noise with shared intrinsics to the noise with separate intrinsics;
     with a larger ratio, the photos do not fit one camera. Photos of one camera reach less than 1.05."""
+    min_zoom_ratio: Annotated[float, Gt(1)] = 1.1
+    """Minimum ratio between the focal lengths of photos that are separated into two cameras, if the photos do
+    not fit one camera."""
+    max_num_separations: Annotated[int, COUNT] = 4
+    """Maximum number of times that cameras are separated, each time into at most two."""
     max_log_focal_deviation: Annotated[float, POSITIVE] = 0.1
     """Maximum difference between the natural logarithm of a photo's focal length and the median over the
     photos of its camera; photos with a larger difference count as deviating."""
@@ -153,6 +158,9 @@ class ReliabilityOptions:
     """Test of whether the photos determine the focal length."""
     camera_profile: CameraProfileOptions = field(default_factory=CameraProfileOptions)
     """Comparison of shared intrinsics with separate intrinsics for each photo."""
+    max_exif_focal_ratio: Annotated[float, Gt(1)] = 1.15
+    """Maximum ratio between the estimated focal length and that of the EXIF data, or its inverse; a larger
+    ratio is reported."""
     min_registered: Annotated[float, Interval(gt=0, le=1)] = 0.5
     """Minimum fraction of the photos that are registered; with a smaller fraction, the reconstruction is
     reported as weakly supported."""

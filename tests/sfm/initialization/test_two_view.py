@@ -53,7 +53,7 @@ def test_focal_length_from_pairs_with_a_known_camera() -> None:
         made.camera_groups.to_centered(keypoints.xy, image_id)
         for image_id, keypoints in enumerate(made.keypoints)
     ]
-    (start,) = focal_starts(centered, pairs, made.camera_groups)
+    (start,) = focal_starts(centered, pairs, made.camera_groups, np.full(2, np.nan))
     assert start[0] == pytest.approx(700.0, rel=0.03)
     assert start[1] == pytest.approx(450.0, rel=0.03)
 

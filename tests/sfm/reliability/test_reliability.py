@@ -20,7 +20,8 @@ from nope_splat.scene.reconstruction import Reconstruction
 from nope_splat.scene.stationary import StationaryPixels
 from nope_splat.scene.trust import Notice, Trust
 from nope_splat.sfm import SfmOptions
-from nope_splat.sfm.pipeline import reconstruct_component, reconstruct_from_matches
+from nope_splat.sfm.component_reconstruction import reconstruct_component
+from nope_splat.sfm.pipeline import reconstruct_from_matches
 from nope_splat.sfm.problem import Priors, SfmProblem
 from nope_splat.sfm.reliability.doubtful_images import doubt_cameras
 from nope_splat.sfm.reliability.evidence import collect_evidence

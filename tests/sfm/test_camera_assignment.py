@@ -1,0 +1,43 @@
+"""Assignment of images to cameras, and focal lengths from EXIF data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from nope_splat.io.exif import ExifData
+from nope_splat.io.images import ImageFile
+from nope_splat.sfm.camera_assignment import assign_cameras, exif_focals
+
+WIDE = ExifData(make="Maker", model="Phone", lens="main", focal_length_35mm=26.0)
+NONE = ExifData()
+LONG = ExifData(make="Maker", model="Phone", lens="tele", focal_length_35mm=77.0)
+
+
+def image(name: str, width: int, height: int, exif: ExifData = NONE) -> ImageFile:
+    """Create an image without a file."""
+    return ImageFile(Path(name), name, width, height, exif=exif)
+
+
+def test_images_of_one_size_and_lens_share_a_camera() -> None:
+    """Portrait and landscape format count as the same; cameras are numbered by their first images."""
+    images = [
+        image("a.jpg", 4000, 3000, WIDE),
+        image("b.jpg", 3000, 4000, WIDE),
+        image("c.jpg", 4000, 3000, LONG),
+        image("d.jpg", 4000, 3000),
+        image("sub/e.jpg", 4000, 3000, WIDE),
+        image("f.jpg", 2000, 1500, WIDE),
+    ]
+    assert assign_cameras(images).tolist() == [0, 0, 1, 2, 0, 3]
+    assert assign_cameras(images, "size").tolist() == [0, 0, 0, 0, 0, 1]
+    assert assign_cameras(images, "folder").tolist() == [0, 0, 0, 0, 1, 2]
+
+
+def test_exif_focal_length_is_the_median_of_a_camera() -> None:
+    images = [image(f"{number}.jpg", 4000, 3000, exif) for number, exif in enumerate((WIDE, WIDE, LONG))]
+    images.append(image("none.jpg", 4000, 3000))
+    focals = exif_focals(images, np.array([0, 0, 0, 1]))
+    assert focals[0] == WIDE.focal_in_pixels(4000, 3000)
+    assert np.isnan(focals[1])
