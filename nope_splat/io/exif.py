@@ -75,6 +75,15 @@ class ExifData:
         zoom = 1.0 if is_included else self.digital_zoom
         return self.make, self.model, self.lens, round(length * zoom, 2)
 
+    @property
+    def lens_name(self) -> str:
+        """Maker and model of the camera, and model of the lens, without words that are repeated."""
+        model = (
+            self.model if self.model.lower().startswith(self.make.lower()) else f"{self.make} {self.model}"
+        )
+        lens = self.lens.removeprefix(self.model).strip()
+        return ", ".join(part for part in (model.strip(), lens) if part)
+
     def focal_in_pixels(self, width: int, height: int) -> float | None:
         """Compute the focal length in pixels.
 

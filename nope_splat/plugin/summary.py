@@ -36,6 +36,9 @@ def reconstruction_rows(scene: Reconstruction) -> Rows:
         rows[f"focal length{suffix}"] = (
             f"{camera.focal:.1f} px, {camera.field_of_view(_size(scene, number)):.1f} degrees of view"
         )
+        if scene.lenses and (lens := scene.lenses[number]) != Lens():
+            stated = "" if lens.focal is None else f"focal length {lens.focal:.0f} px"
+            rows[f"EXIF{suffix}"] = "; ".join(text for text in (lens.name, stated) if text)
         for name, value in lens_rows(camera).items():
             if name != "radial distortion" or any(camera.radial):
                 rows[f"{name}{suffix}"] = value

@@ -23,6 +23,16 @@ from nope_splat.scene.trust import Doubts, Notice, Trust
 
 
 @dataclass(frozen=True)
+class Lens:
+    """Camera and lens according to the EXIF data of the images that share a camera."""
+
+    name: str = ""
+    """Maker and model of the camera, and model of the lens; empty if unknown or different between images."""
+    focal: float | None = None
+    """Focal length in full-resolution pixels; None if the EXIF data do not determine it."""
+
+
+@dataclass(frozen=True)
 class Reconstruction:
     """Intrinsics, camera poses and track points with their observations, in one world frame.
 
@@ -86,6 +96,8 @@ class Reconstruction:
     stationary: tuple[StationaryPixels, ...] = ()
     """Image regions that move with the camera instead of the scene, such as a logo: grid cells for each image
     size. Pixels in these cells are not used."""
+    lenses: tuple[Lens, ...] = ()
+    """Lens of each camera according to EXIF data; empty if EXIF data were not read. (K,)."""
     focal_fixed: bool = False
     """Whether SfM kept the focal length fixed because the images do not determine it. If True, later stages
     must not refine the focal length either."""
@@ -179,6 +191,7 @@ class Reconstruction:
             "seconds": self.seconds,
             "notices": [asdict(notice) for notice in self.notices],
             "trust": self.trust and {"score": self.trust.score, "doubts": asdict(self.trust.doubts)},
+            "lenses": [asdict(lens) for lens in self.lenses],
             "focal_held": self.focal_fixed,
         }
         arrays: dict[str, NDArray[Any]] = {name: getattr(self, name) for name in _ARRAYS}
@@ -216,6 +229,7 @@ class Reconstruction:
             notices=tuple(Notice(**notice) for notice in plain["notices"]),
             trust=None if plain["trust"] is None else _trust(plain["trust"], nested("trust")),
             stationary=stationary_from_arrays(arrays),
+            lenses=tuple(Lens(**lens) for lens in plain.get("lenses", ())),
             focal_fixed=plain["focal_held"],
             **{name: arrays[name] for name in _ARRAYS},
         )

@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 
 from nope_splat.io.images import ImageFile
-from nope_splat.utils.typing import Array, Indices
+from nope_splat.scene.reconstruction import Lens
+from nope_splat.utils.typing import Indices
 
 CameraPer = Literal["lens", "folder", "size"]
 """Criteria by which images share a camera; see `assign_cameras`."""
@@ -38,17 +39,23 @@ def assign_cameras(images: Sequence[ImageFile], by: CameraPer = "lens") -> Indic
     return np.array(camera_ids, np.int64)
 
 
-def exif_focals(images: Sequence[ImageFile], camera_ids: Indices) -> Array:
-    """Return the focal length of each camera according to the EXIF data of its images.
+def find_lenses(images: Sequence[ImageFile], camera_ids: Indices) -> tuple[Lens, ...]:
+    """Return the lens of each camera according to the EXIF data of its images.
 
     Args:
         images: The N images.
         camera_ids: Camera index of each image. (N,).
 
     Returns:
-        Median focal length over the images of each camera, in full-resolution pixels; NaN for cameras whose
-        EXIF data do not determine it. (K,).
+        Lens of each of the K cameras, with the median of the images' focal lengths.
     """
-    focals = np.array([image.exif.focal_in_pixels(image.width, image.height) or np.nan for image in images])
-    by_camera = [focals[camera_ids == camera] for camera in range(int(camera_ids.max()) + 1)]
-    return np.array([np.nanmedian(values) if np.isfinite(values).any() else np.nan for values in by_camera])
+    lenses = []
+    for camera in range(int(camera_ids.max()) + 1):
+        members = [images[image_id] for image_id in np.flatnonzero(camera_ids == camera).tolist()]
+        names = {image.exif.lens_name for image in members}
+        focals = [image.exif.focal_in_pixels(image.width, image.height) for image in members]
+        known = [focal for focal in focals if focal is not None]
+        lenses.append(
+            Lens(names.pop() if len(names) == 1 else "", float(np.median(known)) if known else None)
+        )
+    return tuple(lenses)

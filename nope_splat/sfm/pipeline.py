@@ -14,6 +14,7 @@ from nope_splat.matching.database import MatchDatabase, load_or_match
 from nope_splat.scene.features import PairMatches
 from nope_splat.scene.reconstruction import Reconstruction, normalize
 from nope_splat.scene.tracks import match_graph
+from nope_splat.sfm.camera_assignment import find_lenses
 from nope_splat.sfm.checks import check_images, check_sfm_options
 from nope_splat.sfm.component_reconstruction import RegisteredComponent, reconstruct_determined_cameras
 from nope_splat.sfm.diagnostics import (
@@ -163,6 +164,7 @@ def reconstruct_from_matches(
         notices=(*checked.notices, *collect_notices(state, problem, evidence, ~held_out)),
         trust=measure_trust(state, graph, evidence, int((~held_out).sum())),
         stationary=problem.images.stationary,
+        lenses=find_lenses(folder.images, problem.camera_groups.camera_ids),
         seconds=clock.seconds,
     )
     return normalize(reconstruction)

@@ -9,7 +9,7 @@ import numpy as np
 
 from nope_splat.io.images import ImageFolder
 from nope_splat.matching.database import MatchDatabase
-from nope_splat.sfm.camera_assignment import assign_cameras, exif_focals
+from nope_splat.sfm.camera_assignment import assign_cameras, find_lenses
 from nope_splat.sfm.camera_groups import CameraGroups
 from nope_splat.sfm.initialization.known_cameras import KnownCamerasInitialization
 from nope_splat.sfm.known_cameras import KnownCameras
@@ -59,6 +59,8 @@ def training_problem(
     if camera_groups.num_cameras > 1:
         counts = np.bincount(camera_groups.camera_ids).tolist()
         logger.info(f"The photos come from {camera_groups.num_cameras} cameras; photos per camera: {counts}.")
+    lenses = find_lenses(folder.images, camera_ids)
+    exif_focals = np.array([np.nan if lens.focal is None else lens.focal for lens in lenses])
     excluded = held_out | matches.mirrored
     names = tuple(image.name for image in folder.images)
     mirrored = tuple(names[image_id] for image_id in matches.mirrored_ids.tolist())
@@ -67,7 +69,7 @@ def training_problem(
         camera_groups=camera_groups,
         pairs=[pair for pair in matches.pairs if not excluded[pair.first] and not excluded[pair.second]],
         pointmaps=matches.pointmaps and matches.pointmaps.without(held_out),
-        priors=replace(priors, exif_focals=exif_focals(folder.images, camera_ids)),
+        priors=replace(priors, exif_focals=exif_focals),
         images=ImageEvidence(names, matches.repetition, matches.stationary, mirrored),
         options=options.mapper,
         seed=options.matching.seed,

@@ -8,7 +8,7 @@ import numpy as np
 
 from nope_splat.io.exif import ExifData
 from nope_splat.io.images import ImageFile
-from nope_splat.sfm.camera_assignment import assign_cameras, exif_focals
+from nope_splat.sfm.camera_assignment import assign_cameras, find_lenses
 
 WIDE = ExifData(make="Maker", model="Phone", lens="main", focal_length_35mm=26.0)
 NONE = ExifData()
@@ -35,9 +35,11 @@ def test_images_of_one_size_and_lens_share_a_camera() -> None:
     assert assign_cameras(images, "folder").tolist() == [0, 0, 0, 0, 1, 2]
 
 
-def test_exif_focal_length_is_the_median_of_a_camera() -> None:
+def test_lens_of_a_camera() -> None:
+    """The focal length is the median of the images, and the name is that of all images."""
     images = [image(f"{number}.jpg", 4000, 3000, exif) for number, exif in enumerate((WIDE, WIDE, LONG))]
-    images.append(image("none.jpg", 4000, 3000))
-    focals = exif_focals(images, np.array([0, 0, 0, 1]))
-    assert focals[0] == WIDE.focal_in_pixels(4000, 3000)
-    assert np.isnan(focals[1])
+    images += [image("none.jpg", 4000, 3000), image("same.jpg", 4000, 3000, LONG)]
+    lenses = find_lenses(images, np.array([0, 0, 0, 1, 2]))
+    assert [lens.name for lens in lenses] == ["", "", "Maker Phone, tele"]
+    assert lenses[0].focal == WIDE.focal_in_pixels(4000, 3000)
+    assert lenses[1].focal is None
