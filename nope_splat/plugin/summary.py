@@ -11,6 +11,7 @@ from nope_splat.geometry.camera import SharedPinhole
 from nope_splat.plugin.datamanager import NopeDataManager
 from nope_splat.plugin.held_out_views import held_out_views
 from nope_splat.plugin.model import NopeSplatModel
+from nope_splat.scene.reconstruction import Lens
 from nope_splat.sfm import Reconstruction
 from nope_splat.utils.terminal import printable
 
