@@ -30,7 +30,7 @@ from nope_splat.sfm.problem import Priors, SfmProblem
 from nope_splat.sfm.registration.resection import resect_held_out
 from nope_splat.sfm.reliability.doubtful_images import doubt_cameras
 from nope_splat.sfm.reliability.evidence import Evidence
-from nope_splat.sfm.reliability.focal_profile import follow_focal_valley
+from nope_splat.sfm.reliability.focal_profile import follow_focal_valley, prefer_exif_focals
 from nope_splat.sfm.reliability.notices import collect_notices, refuse_doubtful
 from nope_splat.sfm.reliability.trust import measure_trust
 from nope_splat.sfm.result import (
@@ -244,5 +244,6 @@ def reconstruct_training_cameras(
     state, keep_poses = registered.state, problem.priors.known_cameras is not None
     with problem.clock.stage("reliability"):
         profile = follow_focal_valley(state, problem.options, keep_poses)
+        prefer_exif_focals(state, profile, problem)
         evidence, doubtful = doubt_cameras(state, problem, profile.noise_ratio, options.keep_doubtful)
     return TrainingCameras(component, problem, registered, evidence, doubtful)

@@ -153,8 +153,7 @@ class Evidence:
         This requires a small uncertainty from bundle adjustment, and noisier observations at other focal
         lengths.
         """
-        profile = self.options.reliability.focal_profile
-        needed = profile.min_planar_noise_ratio if self.is_planar else profile.min_noise_ratio
+        needed = self.options.reliability.focal_profile.min_ratio(self.is_planar)
         is_certain = self.focal_uncertainty <= self.options.refinement.max_focal_uncertainty / 3
         return is_certain and self.focal_noise_ratio >= needed
 

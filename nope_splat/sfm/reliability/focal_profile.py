@@ -17,6 +17,7 @@ from nope_splat.geometry.rigid import transform
 from nope_splat.sfm.bundle_adjustment.options import BundleAdjustmentOptions
 from nope_splat.sfm.global_refinement import refine_globally
 from nope_splat.sfm.mapper_options import MapperOptions
+from nope_splat.sfm.problem import SfmProblem
 from nope_splat.sfm.reliability.options import FocalProfileOptions
 from nope_splat.sfm.state import SfmState
 from nope_splat.utils.typing import Indices, Mask
@@ -98,6 +99,37 @@ def follow_focal_valley(state: SfmState, options: MapperOptions, keep_poses: boo
             break
         profile = focal_profile(state, valley, options.ba_device)
     return profile
+
+
+def prefer_exif_focals(state: SfmState, profile: FocalProfile, problem: SfmProblem) -> None:
+    """Move focal lengths toward those of EXIF data, and fix them, if the images hardly determine them.
+
+    Bundle adjustment takes the errors of all observations as independent. Errors of the camera model are not,
+    and can displace an almost undetermined focal length by much more than the covariance predicts. The
+    standard deviation sigma of log f is therefore taken from the profile: at f exp(sigma), the noise
+    increases by the fraction at which the focal length counts as determined. The logarithms of the
+    focal length and of that of the EXIF data are averaged with weights 1 / sigma^2.
+
+    Args:
+        state: The refined state; changed in place.
+        profile: The profile at the refined focal length.
+        problem: Options, and focal lengths of the EXIF data.
+    """
+    options = problem.options.reliability.focal_profile
+    max_increase = options.min_ratio(problem.is_planar) - 1
+    increase = max(profile.noise_ratio - 1, 0.0)
+    is_stated = np.isfinite(problem.exif_focals) & np.isin(
+        np.arange(len(state.focal)), state.camera_ids[state.registered]
+    )
+    if increase >= max_increase or not is_stated.any():
+        return
+    precision = increase / max_increase / np.log(options.factor) ** 2
+    exif_precision = problem.options.intrinsics_prior.exif_log_focal_sigma**-2
+    differences = np.log(problem.exif_focals[is_stated] / state.focal[is_stated])
+    shift = np.median(differences) * exif_precision / (exif_precision + precision)
+    state.restore(dolly_zoom(state, float(np.exp(shift))))
+    state.fix_focal = True
+    refine_globally(state, problem.options)
 
 
 def dolly_zoom(state: SfmState, factor: float) -> SfmState:

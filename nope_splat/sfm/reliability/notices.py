@@ -163,9 +163,10 @@ def _focal_notices(state: SfmState, problem: SfmProblem, evidence: Evidence) -> 
     yield from _exif_notices(state, problem)
     if state.fix_focal:
         reason = "show one flat surface frontally, so they do" if problem.is_planar else "do"
+        source = "follow from the EXIF data" if np.isfinite(problem.exif_focals).any() else "are assumed"
         yield Notice(
             "uncertain-focal-length",
-            f"the photos {reason} not determine the focal length; {focal} are assumed; {advice}",
+            f"the photos {reason} not determine the focal length; {focal} {source}; {advice}",
         )
     elif not evidence.focal_is_determined:
         yield Notice(

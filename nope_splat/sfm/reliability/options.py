@@ -120,6 +120,10 @@ class FocalProfileOptions:
     max_iterations: Annotated[int, COUNT] = 12
     """Maximum number of steps of each bundle adjustment in the test of other focal lengths."""
 
+    def min_ratio(self, is_planar: bool) -> float:
+        """Return the noise ratio at which a focal length counts as determined."""
+        return self.min_planar_noise_ratio if is_planar else self.min_noise_ratio
+
 
 @dataclass(frozen=True)
 class CameraProfileOptions:
