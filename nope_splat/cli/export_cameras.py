@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nope_splat.io.export import export_images, export_masks, write_colmap, write_report, write_transforms
+from nope_splat.io.export import check_output_folder, write_colmap, write_report, write_transforms
+from nope_splat.io.image_export import export_images, export_masks
 from nope_splat.plugin.load_run import open_run, optimized_scene
 from nope_splat.utils.terminal import printable
 
@@ -18,9 +19,11 @@ def export_cameras(load_config: Path, output_dir: Path, copy_images: bool = Fals
 
     Args:
         load_config: Path of the `config.yml` of the training run.
-        output_dir: Output folder; created if missing.
+        output_dir: Output folder; created if missing. Files in it that nope-splat did not write are not
+            replaced.
         copy_images: Whether to copy the images instead of creating symbolic links to them.
     """
+    check_output_folder(output_dir)
     pipeline = open_run(load_config).pipeline
     folder = pipeline.datamanager.dataparser.folder
     original, masks = optimized_scene(pipeline), output_dir / "masks"
@@ -29,7 +32,7 @@ def export_cameras(load_config: Path, output_dir: Path, copy_images: bool = Fals
     write_transforms(scene, output_dir / "images", output_dir / "transforms.json", masks if masked else None)
     write_colmap(scene, output_dir / "sparse" / "0")
     write_colmap(scene, output_dir / "sparse_text" / "0", text=True)
-    write_report(scene, output_dir / "report.json", folder.skipped)
+    write_report(original, output_dir / "report.json", folder.skipped)
     count, iterations = int(scene.registered.sum()), pipeline.model.step + 1
     text = f"{count} cameras and {len(scene.points)} points after {iterations} iterations: {output_dir}"
     print(printable(text))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nope_splat.io.export import writing_to
+from nope_splat.io.output import writing_to
 from nope_splat.plugin.load_run import open_run
 from nope_splat.report import render_page
+from nope_splat.utils.files import replacing
 from nope_splat.utils.terminal import printable
 
 
@@ -24,5 +25,9 @@ def report(load_config: Path, output: Path | None = None) -> None:
     page = render_page(open_run(load_config))
     with writing_to(output.parent):
         output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(page, encoding="utf-8")
+        if output.exists() and not output.is_file():  # a pipe
+            output.write_text(page, encoding="utf-8")
+        else:
+            with replacing(output, output.with_name(f".{output.name}.partial")) as file:
+                file.write(page.encode())
     print(printable(f"{output} ({output.stat().st_size / 1e6:.1f} MB)"))

@@ -1,4 +1,6 @@
-"""Export a reconstruction as COLMAP model, nerfstudio `transforms.json`, images, masks and JSON report.
+"""Export a reconstruction as COLMAP model, nerfstudio `transforms.json` and JSON report.
+
+`io.image_export` exports images and masks.
 
 To export optimized cameras, put them into the reconstruction first, as `plugin.load_run.optimized_scene` does
 for a training run: `dataclasses.replace(scene, T_world_camera=..., cameras=...)`.
@@ -8,19 +10,15 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, replace
-from itertools import chain, compress, count
-from pathlib import Path, PurePosixPath
+from itertools import compress
+from pathlib import Path
 
 import numpy as np
 import trimesh
 from numpy.typing import NDArray
-from PIL import Image
 
-from nope_splat.errors import NopeSplatError
 from nope_splat.geometry.axes import OPENGL_FROM_OPENCV
 from nope_splat.geometry.camera import SharedPinhole
 from nope_splat.io.colmap import (
@@ -31,13 +29,20 @@ from nope_splat.io.colmap import (
     write_binary,
     write_text,
 )
-from nope_splat.io.images import ImageFolder, is_portable, mask_folders, read_image, read_mask
+from nope_splat.io.output import check_replaceable, replacing_files
 from nope_splat.scene.reconstruction import Reconstruction
 from nope_splat.scene.tracks import Observations
 
 UNKNOWN_ERROR = -1.0
 """COLMAP's value for an unknown reprojection error. This value replaces the infinite error of points behind a
 camera, because the text format cannot represent infinity."""
+MODEL_FILES = tuple(
+    f"{name}.{suffix}"
+    for name in ("cameras", "images", "points3D", "rigs", "frames")
+    for suffix in ("bin", "txt")
+)
+"""Names of all files of a COLMAP model. COLMAP prefers binary files to text files, and the poses in `frames`,
+which we do not write, to those in `images`."""
 
 
 def write_colmap(scene: Reconstruction, directory: Path, text: bool = False) -> None:
@@ -49,11 +54,11 @@ def write_colmap(scene: Reconstruction, directory: Path, text: bool = False) -> 
         text: Whether to write the text format instead of the binary format.
 
     Raises:
-        NopeSplatError: If the files cannot be written.
+        NopeSplatError: If the files cannot be written, or the folder contains a COLMAP model that this
+            package did not write.
     """
-    with writing_to(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-        (write_text if text else write_binary)(colmap_model(scene), directory)
+    with replacing_files(directory, MODEL_FILES) as staging:
+        (write_text if text else write_binary)(colmap_model(scene), staging)
 
 
 def colmap_model(scene: Reconstruction) -> ColmapModel:
@@ -122,7 +127,7 @@ def write_transforms(
         mask_folder: Folder of the masks from `export_masks`; None to write no mask paths.
 
     Raises:
-        NopeSplatError: If the files cannot be written.
+        NopeSplatError: If the files cannot be written, or exist and this package did not write them.
     """
     directory = Path(os.path.abspath(path.parent))  # unlike `resolve`, keeps symbolic links
     registered = np.flatnonzero(scene.registered)
@@ -148,120 +153,23 @@ def write_transforms(
         files = [str(frame["file_path"]) for frame in frames]
         splits = {"train": ~held_out, "val": held_out, "test": held_out}
         contents |= {f"{split}_filenames": list(compress(files, rows)) for split, rows in splits.items()}
-    with writing_to(directory):
-        trimesh.PointCloud(scene.points, scene.colors).export(directory / "sparse_pc.ply")
-        path.write_text(json.dumps(contents, indent=1))
+    with replacing_files(directory) as staging:
+        trimesh.PointCloud(scene.points, scene.colors).export(staging / "sparse_pc.ply")
+        (staging / path.name).write_text(json.dumps(contents, indent=1), encoding="utf-8")
 
 
-def export_images(
-    scene: Reconstruction, folder: ImageFolder, directory: Path, copy: bool = False
-) -> Reconstruction:
-    """Export the registered images to a folder for other tools, as symbolic links or copies.
-
-    Images that other tools may read differently (EXIF rotation, HEIC, CMYK, 16 bits) are converted to upright
-    PNG files, named like the original plus `.png`, or plus `_1.png` and so on if that name is used.
+def check_output_folder(directory: Path) -> None:
+    """Check, before a long computation, that an output folder has no cameras that this package did not write.
 
     Args:
-        scene: The reconstruction.
-        folder: The original images.
-        directory: Folder to export to; created if missing.
-        copy: Whether to copy the files instead of creating symbolic links.
-
-    Returns:
-        The reconstruction with the names of the exported images; names of unregistered images are unchanged.
+        directory: Output folder, which may not exist.
 
     Raises:
-        NopeSplatError: If the files cannot be written, or `directory` is in the original image folder.
+        NopeSplatError: If `transforms.json`, `sparse_pc.ply`, `report.json`, or a COLMAP model in `sparse/0`
+            exists and this package did not write it.
     """
-    images = {image.name: image for image in folder.images}
-    registered = [images[scene.image_names[index]] for index in np.flatnonzero(scene.registered)]
-    portable = [is_portable(image) for image in registered]
-    new_names = exported_names([image.name for image in registered], portable)
-    # Files exported to the photo folder could replace photos, or would be input of the next run.
-    folders = {directory.resolve(), *((directory / name).parent.resolve() for name in new_names)}
-    if any(path.is_relative_to(folder.root.resolve()) for path in folders):
-        raise NopeSplatError(
-            "unwritable-output",
-            f"{directory} is in the photo folder {folder.root}, or leads into it; choose another output"
-            " folder",
-        )
-    with writing_to(directory):
-        for image, is_unchanged, name in zip(registered, portable, new_names, strict=True):
-            file = directory / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.unlink(missing_ok=True)
-            if not is_unchanged:
-                Image.fromarray(read_image(image)).save(file)
-            elif copy:
-                shutil.copyfile(image.path, file)
-            else:
-                file.symlink_to(image.path.resolve())
-    names = np.array(scene.image_names, dtype=object)
-    names[scene.registered] = new_names
-    return replace(scene, image_names=tuple(names.tolist()))
-
-
-def exported_names(names: Sequence[str], portable: Sequence[bool]) -> list[str]:
-    """Choose the names of exported images, so that no two images are written to the same file.
-
-    Args:
-        names: Names of the N images.
-        portable: Whether each image is exported without conversion, under its original name. (N,).
-
-    Returns:
-        Name of each exported image: unchanged if `portable` is True, else the original name plus `.png`, or
-        plus `_1.png`, `_2.png` and so on if that name is used already. (N,).
-    """
-    # Names are compared without case, for file systems that ignore it, and with the names of folders.
-    taken = {part.casefold() for name in names for part in (name, *map(str, PurePosixPath(name).parents))}
-    chosen = []
-    for name, is_unchanged in zip(names, portable, strict=True):
-        endings = chain([".png"], (f"_{number}.png" for number in count(1)))
-        free = (name + ending for ending in endings if (name + ending).casefold() not in taken)
-        chosen.append(name if is_unchanged else next(free))
-        taken.add(chosen[-1].casefold())
-    return chosen
-
-
-def export_masks(scene: Reconstruction, folder: ImageFolder, directory: Path, names: Sequence[str]) -> bool:
-    """Write the mask of each registered image: its mask file, transparency and ignored grid cells combined.
-
-    As COLMAP and nerfstudio expect, there is one PNG file per image, named like the exported image plus
-    `.png`, with used pixels white and ignored pixels black. Without any masks, nothing is written.
-
-    Args:
-        scene: The reconstruction, with the original image names.
-        folder: The original images.
-        directory: Folder to export to; created if missing.
-        names: Names of all N images after export, from `export_images`. (N,).
-
-    Returns:
-        Whether masks were written.
-
-    Raises:
-        NopeSplatError: If the files cannot be written, or could replace or be mistaken for original masks.
-    """
-    images = {image.name: image for image in folder.images}
-    registered = np.flatnonzero(scene.registered).tolist()
-    exported = [(images[scene.image_names[image_id]], names[image_id]) for image_id in registered]
-    masks = [read_mask(image) for image, _ in exported]
-    if all(mask is None for mask in masks):
-        return False
-    originals = [image.mask_path.resolve() for image in folder.images if image.mask_path is not None]
-    searched = [path.resolve() for path in mask_folders(folder.root)]
-    if directory.resolve() in searched or any(path.is_relative_to(directory.resolve()) for path in originals):
-        raise NopeSplatError(
-            "unwritable-output",
-            f"{directory} contains the original masks, or would be searched for masks of the original photos;"
-            " choose another output folder",
-        )
-    with writing_to(directory):
-        for (image, name), mask in zip(exported, masks, strict=True):
-            used = np.ones((image.height, image.width), bool) if mask is None else mask
-            file = directory / f"{name}.png"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(255 * used.astype(np.uint8)).save(file)
-    return True
+    check_replaceable(directory, ("transforms.json", "sparse_pc.ply", "report.json"))
+    check_replaceable(directory / "sparse" / "0", MODEL_FILES)
 
 
 def write_report(scene: Reconstruction, path: Path, skipped: Mapping[str, str] | None = None) -> None:
@@ -273,7 +181,7 @@ def write_report(scene: Reconstruction, path: Path, skipped: Mapping[str, str] |
         skipped: Reason for skipping, by the name of each file that could not be used; None for no files.
 
     Raises:
-        NopeSplatError: If the file cannot be written.
+        NopeSplatError: If the file cannot be written, or exists and this package did not write it.
     """
     report = summarize(scene)
     report["unregistered"] = dict(scene.failures)
@@ -293,8 +201,8 @@ def write_report(scene: Reconstruction, path: Path, skipped: Mapping[str, str] |
             if np.isfinite(value)
         ]
     report["held_out"] = [scene.image_names[image_id] for image_id in np.flatnonzero(scene.held_out)]
-    with writing_to(path.parent):
-        path.write_text(json.dumps(report, indent=1))
+    with replacing_files(path.parent) as staging:
+        (staging / path.name).write_text(json.dumps(report, indent=1), encoding="utf-8")
 
 
 def summarize(scene: Reconstruction) -> dict[str, object]:
@@ -323,29 +231,6 @@ def summarize(scene: Reconstruction) -> dict[str, object]:
         "seconds": dict(scene.seconds),
         "seconds_total": sum(scene.seconds.values()),
     }
-
-
-@contextmanager
-def writing_to(directory: Path) -> Iterator[None]:
-    """Convert write errors within a `with` block, such as a full disk, to a `NopeSplatError`.
-
-    Args:
-        directory: Folder that the block writes to.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        NopeSplatError: If the block raises an `OSError`.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise NopeSplatError(
-            "unwritable-output",
-            f"cannot write to {directory} ({error.strerror or error}); free some space or choose another"
-            " folder",
-        ) from error
 
 
 def _relative_if_inside(directory: Path, file: Path) -> str:

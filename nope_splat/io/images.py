@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import Image
 
 from nope_splat.errors import NopeSplatError
 from nope_splat.io.decoding import HEIF_SUFFIXES, failure_reason, open_image, read_pixels, turn_upright
@@ -151,7 +151,7 @@ def read_image(image: ImageFile, size: tuple[int, int] | None = None) -> NDArray
     Raises:
         NopeSplatError: If the file can no longer be read.
     """
-    with _rereading(image.path, size) as opened:
+    with rereading(image.path, size) as opened:
         turn_upright(opened)
         pixels = read_pixels(opened)
         if size is None or size == (pixels.shape[1], pixels.shape[0]):
@@ -185,10 +185,10 @@ def read_mask(image_file: ImageFile, size: tuple[int, int] | None = None) -> NDA
     used = None
     if image_file.mask_path is not None:
         # Scaling averages colors without the mask, so a partly masked pixel also contains masked colors.
-        with _rereading(image_file.mask_path) as mask:
+        with rereading(image_file.mask_path) as mask:
             turn_upright(mask)
             used = resize(255 * np.any(read_pixels(mask)[..., :3], axis=2).astype(np.uint8)) == 255
-    with _rereading(image_file.path) as image:
+    with rereading(image_file.path) as image:
         if image.has_transparency_data:  # scaling weights colors by alpha, so half opacity is enough
             turn_upright(image)
             opaque = resize(read_pixels(image)[..., 3]) > 127
@@ -199,24 +199,6 @@ def read_mask(image_file: ImageFile, size: tuple[int, int] | None = None) -> NDA
         shown = cv2.resize(ignored, size or full_size, interpolation=cv2.INTER_NEAREST) == 0
         used = shown if used is None else used & shown
     return used
-
-
-def is_portable(image_file: ImageFile) -> bool:
-    """Check whether other tools read the same pixels from an image file as `read_image`.
-
-    Args:
-        image_file: The image.
-
-    Returns:
-        False if the image has an EXIF rotation, is a HEIC file, or has other pixels than 8-bit gray, RGB or
-        RGBA.
-
-    Raises:
-        NopeSplatError: If the file can no longer be read.
-    """
-    with _rereading(image_file.path) as image:
-        upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
-        return upright and image.mode in ("L", "RGB", "RGBA") and image.format not in ("HEIF", "HEIC")
 
 
 def count_images(data: Path) -> int:
@@ -329,7 +311,7 @@ def _scale_transparent(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDAr
 
 
 @contextmanager
-def _rereading(path: Path, size: tuple[int, int] | None = None) -> Iterator[Image.Image]:
+def rereading(path: Path, size: tuple[int, int] | None = None) -> Iterator[Image.Image]:
     """Call `open_image` for an image or mask file; raise `NopeSplatError` if it can no longer be read."""
     try:
         with open_image(path, size) as image:

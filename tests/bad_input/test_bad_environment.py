@@ -20,7 +20,7 @@ from nope_splat.cli import main
 from nope_splat.depth.options import DepthSettings
 from nope_splat.depth.predict import DepthNetwork
 from nope_splat.evaluation.image_metrics import ImageMetrics
-from nope_splat.io import export
+from nope_splat.io.output import writing_to
 from nope_splat.plugin.device import require_device
 from nope_splat.sfm import MapperOptions, SfmOptions, reconstruct
 from nope_splat.splatting.rasterizer.cuda_kernels import MissingKernelsError
@@ -124,5 +124,5 @@ def test_no_network_for_the_weights_of_depth(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_full_disk_when_cameras_are_written(tmp_path: Path) -> None:
-    with refused("unwritable-output", tmp_path, "No space left on device"), export.writing_to(tmp_path):
+    with refused("unwritable-output", tmp_path, "No space left on device"), writing_to(tmp_path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -75,6 +75,7 @@ def test_reconstruct_writes_all_files(
     assert (report["images"], report["registered"]) == (9, 9)
     assert "truncated" in report["skipped_files"]["damaged.jpg"]
     assert {path.name for path in (output / "sparse" / "0").iterdir()} == {
+        ".nope-splat.json",
         "cameras.bin",
         "images.bin",
         "points3D.bin",

@@ -14,7 +14,8 @@ from fixtures.image_files import picture, save
 
 from nope_splat.errors import ErrorCode
 from nope_splat.io.fingerprint import content_key, file_hash, folder_hashes
-from nope_splat.io.images import ImageFile, find_images, is_portable, read_image, read_mask
+from nope_splat.io.image_export import is_portable
+from nope_splat.io.images import ImageFile, find_images, read_image, read_mask
 
 PATIENCE = 5.0
 """Seconds after which a reader of a pipe is released, so that it fails instead of waiting forever."""
