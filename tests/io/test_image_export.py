@@ -6,23 +6,151 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from fixtures.errors import refused
+from fixtures.image_files import picture, save
 from fixtures.sparse_scene import image_folder, make_scene
 from hypothesis import given
 from hypothesis import strategies as st
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
-from PIL import ExifTags, Image
+from nerfstudio.data.datasets.base_dataset import InputDataset
+from PIL import ExifTags, Image, ImageCms
 
 from nope_splat.errors import NopeSplatError
-from nope_splat.io.export import write_transforms
-from nope_splat.io.image_export import export_images, export_masks, exported_names
-from nope_splat.io.images import find_images, read_image
+from nope_splat.io.export import write_colmap, write_transforms
+from nope_splat.io.image_export import export_images, export_masks, exported_names, is_portable
+from nope_splat.io.images import find_images, read_image, read_mask
 from nope_splat.io.output import RECORD
+
+
+def mixed_files(folder: Path) -> dict[str, bool]:
+    """Save images in all formats, orientations, color profiles and depths.
+
+    Returns:
+        Whether each image is portable, by name.
+    """
+    image, mirrored, gray = (
+        picture(),
+        picture().transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+        picture().convert("L"),
+    )
+    pixels, ramp = np.asarray(image), np.linspace(0, 255, image.width).astype(np.uint8)
+    transparent = Image.fromarray(np.dstack([pixels, np.tile(ramp, (image.height, 1))]))
+    frames = {"save_all": True, "append_images": [mirrored]}
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    portable = {
+        "a.jpg": (image, {"quality": 75}),
+        "progressive.jpg": (image, {"progressive": True, "subsampling": 0}),
+        "gray.jpg": (gray, {}),
+        "stereo.jpg": (image, {"format": "MPO", **frames}),
+        "srgb.jpg": (image, {"icc_profile": srgb}),
+        "a png.jpg": (image, {"format": "PNG"}),
+        "a.png": (image, {}),
+        "gray.png": (gray, {}),
+        "transparent.png": (transparent, {}),
+        "one color transparent.png": (image, {"transparency": tuple(pixels[0, 0].tolist())}),
+    }
+    converted = {
+        "cmyk.jpg": (image.convert("CMYK"), {}),
+        "wide.jpg": (image, {"icc_profile": display_p3()}),
+        "wide.png": (transparent, {"icc_profile": display_p3()}),
+        "palette.png": (image.quantize(16), {}),
+        "bits.png": (image.convert("1"), {}),
+        "transparent gray.png": (transparent.convert("LA"), {}),
+        "animated.png": (image, {**frames, "default_image": True}),
+        "gray 16.png": (Image.fromarray(pixels[..., 0].astype(np.uint16) * 257), {}),
+        "a.webp": (image, {"lossless": True}),
+        "a.gif": (image, {}),
+        "a.bmp": (image, {}),
+        "a.tif": (image, {}),
+        "a.jp2": (image, {}),
+        "a.heic": (image, {"quality": 95}),
+        "a.avif": (image, {"quality": 95}),
+    }
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        files = portable if orientation == 1 else converted
+        files |= {f"turned {orientation}.{suffix}": (image, {"exif": exif}) for suffix in ("jpg", "png")}
+        converted[f"turned {orientation}.tif"] = (image, {"exif": exif})
+    for name, (content, options) in (portable | converted).items():
+        save(content, folder / name, **options)
+    cv2.imwrite(str(folder / "deep.png"), pixels.astype(np.uint16) * 257)
+    return dict.fromkeys(portable, True) | dict.fromkeys([*converted, "deep.png"], False)
+
+
+def display_p3() -> bytes:
+    """Return a color profile with the primaries of Display P3: sRGB's, changed."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    primaries = {
+        b"rXYZ": (0.51512, 0.24120, -0.00105),
+        b"gXYZ": (0.29198, 0.69225, 0.04189),
+        b"bXYZ": (0.15710, 0.06657, 0.78407),
+    }
+    for tag, xyz in primaries.items():
+        (offset,) = struct.unpack_from(">I", profile, profile.index(tag) + 4)
+        struct.pack_into(">3i", profile, offset + 8, *(round(65536 * value) for value in xyz))
+    return bytes(profile)
+
+
+def test_other_tools_read_the_same_pixels_and_cameras(tmp_path: Path):
+    pycolmap = pytest.importorskip("pycolmap")
+    portable = mixed_files(tmp_path / "photos")
+    folder = find_images(tmp_path / "photos")
+    portable = {image.name: portable[image.name] for image in folder.images}
+    assert {image.name: is_portable(image) for image in folder.images} == portable
+    scene = make_scene(num_images=len(folder.images))
+    scene = replace(
+        scene,
+        image_names=tuple(portable),
+        image_sizes=np.array([[image.width, image.height] for image in folder.images]),
+        held_out=np.zeros_like(scene.held_out),
+        registered=np.ones_like(scene.registered),
+    )
+    out = tmp_path / "out"
+    exported = export_images(scene, folder, out / "images")
+    masked = export_masks(scene, folder, out / "masks", exported.image_names)
+    write_transforms(exported, out / "images", out / "transforms.json", out / "masks" if masked else None)
+    write_colmap(exported, out / "sparse" / "0")
+
+    config = NerfstudioDataParserConfig(
+        data=out,
+        eval_mode="all",
+        orientation_method="none",
+        center_method="none",
+        auto_scale_poses=False,
+        downscale_factor=1,
+    )
+    outputs = config.setup().get_dataparser_outputs("train")
+    dataset = InputDataset(outputs)
+    model = pycolmap.Reconstruction(out / "sparse" / "0")
+    of_name = {image.name: image for image in model.images.values()}
+    assert len(dataset) == len(of_name) == len(folder.images)
+    for index, file in enumerate(outputs.image_filenames):
+        name = file.relative_to(out / "images").as_posix()
+        image_id = exported.image_names.index(name)
+        expected, mask = read_image(folder.images[image_id]), read_mask(folder.images[image_id])
+        data = dataset.get_data(index, "uint8")
+        colmap = pycolmap.Bitmap.read(out / "images" / name, True).to_array()
+        for pixels in (data["image"].numpy()[..., :3], colmap):
+            assert pixels.shape[:2] == expected.shape[:2], name
+            assert np.abs(pixels.astype(int) - expected[..., :3]).max() <= 2, name
+        np.testing.assert_array_equal(data["mask"].numpy()[..., 0], np.True_ if mask is None else mask)
+
+        pose, camera = scene.T_world_camera[image_id, :3], model.cameras[of_name[name].camera_id]
+        np.testing.assert_allclose(of_name[name].cam_from_world().inverse().matrix(), pose, atol=1e-6)
+        flipped = outputs.cameras.camera_to_worlds[index].numpy() * [1, -1, -1, 1]
+        np.testing.assert_allclose(flipped, pose, atol=1e-6)
+        intrinsics = [611.0, *scene.cameras[0].principal_points(scene.image_sizes[image_id])]
+        np.testing.assert_allclose(camera.params, intrinsics, rtol=1e-6)
+        fields = (getattr(outputs.cameras, key)[index].item() for key in ("fx", "cx", "cy"))
+        np.testing.assert_allclose(list(fields), intrinsics, rtol=1e-6)
 
 
 @pytest.mark.parametrize("copy", [False, True])
