@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from nope_splat.evaluation import compare_cameras as comparison
+from nope_splat.evaluation.compare_cameras import FocalError
 from nope_splat.io.cameras import read_named_cameras
+from nope_splat.utils.terminal import printable
+
+MAX_PRINTED = 4
+"""Number of cameras whose focal length errors are printed one by one."""
 
 
 def compare_cameras(
@@ -23,6 +30,8 @@ def compare_cameras(
     are matched by name; images that are only in the reference count as failed. The printed table contains, in
     percent: AUC at 5 and 30 degrees, RRA and RTA at 5 degrees, absolute trajectory error (ATE) relative to
     the largest distance between two reference cameras, and the focal length error of each reference camera.
+    If there are many reference cameras, the median and the largest of these errors are printed instead, and
+    the photos of the cameras with the largest errors.
 
     Args:
         cameras: File or folder with the cameras to evaluate.
@@ -30,6 +39,7 @@ def compare_cameras(
     """
     estimated, expected = (read_named_cameras(path) for path in (cameras, reference))
     metrics = comparison.compare_cameras(estimated, expected)
+    errors = comparison.focal_errors(estimated, expected)
     table = Table("images", "AUC@5", "AUC@30", "RRA@5", "RTA@5", "ATE %", "focal error %")
     table.add_row(
         f"{metrics.num_registered} of {metrics.num_images}",
@@ -38,6 +48,19 @@ def compare_cameras(
         f"{metrics.rra_5:.1f}",
         f"{metrics.rta_5:.1f}",
         f"{metrics.ate:.4f}",
-        ", ".join(f"{error:+.3f}" for error in comparison.focal_errors(estimated, expected)),
+        _focal_column(errors),
     )
     Console().print(table)
+    for error in sorted(errors, key=lambda error: -abs(error.percent))[:MAX_PRINTED] if errors[1:] else ():
+        others = len(error.images) - 1
+        more = f" and {others} other photo{'s'[: others > 1]}" if others else ""
+        print(printable(f"Focal error {error.percent:+.3f} %: {error.images[0]}{more}"))
+
+
+def _focal_column(errors: Sequence[FocalError]) -> str:
+    """Format focal length errors: all of a few cameras, or median and largest absolute error of many."""
+    percents = [error.percent for error in errors]
+    if len(percents) <= MAX_PRINTED:
+        return ", ".join(f"{percent:+.3f}" for percent in percents)
+    median = float(np.median(np.abs(percents)))
+    return f"{len(percents)} cameras: median {median:.3f}, largest {max(percents, key=abs):+.3f}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -48,9 +49,19 @@ def compare_cameras(
     )
 
 
+@dataclass(frozen=True)
+class FocalError:
+    """Relative error of the focal length of one reference camera."""
+
+    percent: float
+    """Mean error over the images, in percent; positive if the estimated focal length is too long."""
+    images: tuple[str, ...]
+    """Names of the images of the camera that have an estimated camera, in alphabetical order."""
+
+
 def focal_errors(
     estimated: Mapping[str, NamedCamera], reference: Mapping[str, NamedCamera]
-) -> tuple[float, ...]:
+) -> tuple[FocalError, ...]:
     """Compute the relative focal length error of each reference camera.
 
     The errors are returned per camera, because positive and negative errors would cancel in a mean over all
@@ -61,13 +72,17 @@ def focal_errors(
         reference: Reference cameras by image name. Images with equal intrinsics share a camera.
 
     Returns:
-        One error per reference camera, in percent; positive if the estimated focal length is too long. The
-        error is the mean over the images of the camera that are also in `estimated`; cameras without such
-        images are omitted. Cameras are sorted by the alphabetically first name of these images.
+        One error per reference camera; cameras without images in `estimated` are omitted. Cameras are sorted
+        by the alphabetically first name of their images.
     """
-    errors_by_camera: dict[object, list[float]] = {}
+    images_by_camera: dict[object, list[str]] = {}
     for name in sorted(estimated.keys() & reference.keys()):
-        truth = reference[name]
-        error = 100 * (estimated[name].focal / truth.focal - 1)
-        errors_by_camera.setdefault((truth.focal, truth.offset, truth.radial), []).append(error)
-    return tuple(float(np.mean(errors)) for errors in errors_by_camera.values())
+        camera = reference[name]
+        images_by_camera.setdefault((camera.focal, camera.offset, camera.radial), []).append(name)
+    return tuple(
+        FocalError(
+            float(np.mean([100 * (estimated[name].focal / reference[name].focal - 1) for name in names])),
+            tuple(names),
+        )
+        for names in images_by_camera.values()
+    )

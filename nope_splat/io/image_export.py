@@ -131,7 +131,8 @@ def is_portable(image_file: ImageFile) -> bool:
     """
     with rereading(image_file.path) as image:
         animated = image.format == "PNG" and getattr(image, "n_frames", 1) > 1
-        deep = any("16" in str(tile[3]) for tile in image.tile)  # decoder arguments such as "RGB;16B"
+        tiles = getattr(image, "tile", ())  # their last values are decoder arguments such as "RGB;16B"
+        deep = any("16" in str(tile[-1]) for tile in tiles)
         return (
             image.format in PORTABLE_FORMATS
             and image.mode in ("L", "RGB", "RGBA")

@@ -193,7 +193,8 @@ def read_cameras(seeds: Seeds, folder: Path, name: str = "") -> None:
 
 def _check_comparison(estimated: dict[str, NamedCamera], reference: dict[str, NamedCamera]) -> None:
     metrics = compare_cameras(estimated, reference)
-    figures = metrics.auc_5, metrics.auc_30, metrics.focal_error, *focal_errors(estimated, reference)
+    errors = [error.percent for error in focal_errors(estimated, reference)]
+    figures = metrics.auc_5, metrics.auc_30, metrics.focal_error, *errors
     if not all(map(math.isfinite, figures)):
         raise ValueError("a metric is not finite")
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from nope_splat.cli import main
-from nope_splat.evaluation.compare_cameras import compare_cameras, focal_errors
+from nope_splat.evaluation.compare_cameras import FocalError, compare_cameras, focal_errors
 from nope_splat.geometry.camera import SharedPinhole
 from nope_splat.geometry.similarity import Similarity
 from nope_splat.io.cameras import NamedCamera, read_named_cameras
@@ -147,8 +147,10 @@ def test_focal_errors_are_computed_per_camera(files: dict[str, Path]):
         name: replace(camera, focal=camera.focal + (0.02 if index % 2 else -0.007))
         for index, (name, camera) in enumerate(truth.items())
     }
-    assert focal_errors(estimated, truth) == pytest.approx((-1.0, 2.0))
-    assert focal_errors(truth, {names[1]: truth[names[1]]}) == (0.0,)
+    errors = focal_errors(estimated, truth)
+    assert [error.percent for error in errors] == pytest.approx([-1.0, 2.0])
+    assert [error.images for error in errors] == [tuple(names[0::2]), tuple(names[1::2])]
+    assert focal_errors(truth, {names[1]: truth[names[1]]}) == (FocalError(0.0, (names[1],)),)
 
 
 def test_folder_names_distinguish_images_with_equal_file_names(tmp_path: Path):

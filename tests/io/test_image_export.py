@@ -27,6 +27,7 @@ from nope_splat.io.export import write_colmap, write_transforms
 from nope_splat.io.image_export import export_images, export_masks, exported_names, is_portable
 from nope_splat.io.images import find_images, read_image, read_mask
 from nope_splat.io.output import RECORD
+from nope_splat.scene.stationary import StationaryPixels
 
 
 def mixed_files(folder: Path) -> dict[str, bool]:
@@ -213,6 +214,20 @@ def test_masks_and_transparency_are_exported(tmp_path: Path):
     with refused("unwritable-output", tmp_path / "masks"):  # these would be masks of the next run
         export_masks(scene, folder, tmp_path / "masks", exported.image_names)
     assert not (tmp_path / "masks").exists()
+
+
+def test_stationary_pixels_are_exported_as_masks(tmp_path: Path):
+    scene = make_scene(portrait=False)
+    folder = image_folder(scene, tmp_path / "photos")
+    cells = np.zeros((2, 2), bool)
+    cells[1, 0] = True
+    scene = replace(scene, stationary=(StationaryPixels((640, 480), cells, 100),))
+    assert export_masks(scene, folder, tmp_path / "out", scene.image_names)
+    mask = np.asarray(Image.open(tmp_path / "out" / f"{scene.image_names[0]}.png")) > 0
+    np.testing.assert_array_equal(mask, ~cells.repeat(240, 0).repeat(320, 1))
+
+    assert not export_masks(replace(scene, stationary=()), folder, tmp_path / "out", scene.image_names)
+    assert not list((tmp_path / "out").rglob("*.png")), "masks of the earlier export are removed"
 
 
 def test_original_images_are_never_overwritten(tmp_path: Path):
