@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,9 +10,10 @@ from itertools import chain, compress, count
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms
+from PIL import ExifTags, Image
 
 from nope_splat.errors import NopeSplatError
+from nope_splat.io.decoding import read_pixels
 from nope_splat.io.images import (
     MAX_READING_THREADS,
     ImageFile,
@@ -268,17 +268,12 @@ def _names_outside_photos(images: Sequence[ImageFile], folder: ImageFolder, dire
 
 
 def _has_other_colors(image: Image.Image) -> bool:
-    """Check whether an image has a color profile that differs from sRGB, which other tools do not convert."""
-    content = image.info.get("icc_profile")
-    if not content:
-        return False
-    mode = "L" if image.mode == "L" else "RGB"
+    """Check whether the reader converts colors, because the file describes other colors than sRGB.
+
+    Other tools ignore such descriptions. The check reads a few colors with the description of the image.
+    """
     levels = np.stack(np.meshgrid(*3 * [np.arange(0, 256, 17)], indexing="ij"), -1).astype(np.uint8)
-    colors = Image.fromarray(levels.reshape(len(levels), -1, 3)).convert(mode)
-    try:
-        profiles = ImageCms.getOpenProfile(io.BytesIO(content)), ImageCms.createProfile("sRGB")
-        converted = ImageCms.profileToProfile(colors, *profiles, outputMode="RGB")
-    except ImageCms.PyCMSError:  # damaged, or for another number of channels
-        return True
-    difference = np.asarray(converted, int) - np.asarray(colors.convert("RGB"), int)
+    samples = Image.fromarray(levels.reshape(len(levels), -1, 3)).convert(image.mode)
+    samples.info, samples.format = image.info, image.format
+    difference = read_pixels(samples)[..., :3].astype(int) - np.asarray(samples.convert("RGB"))
     return bool(np.abs(difference).max() > MAX_COLOR_DIFFERENCE)

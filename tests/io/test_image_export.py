@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.data.datasets.base_dataset import InputDataset
-from PIL import ExifTags, Image, ImageCms
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
 from nope_splat.errors import NopeSplatError
 from nope_splat.io.export import write_colmap, write_transforms
@@ -45,6 +45,8 @@ def mixed_files(folder: Path) -> dict[str, bool]:
     transparent = Image.fromarray(np.dstack([pixels, np.tile(ramp, (image.height, 1))]))
     frames = {"save_all": True, "append_images": [mirrored]}
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    linear = PngImagePlugin.PngInfo()
+    linear.add(b"gAMA", struct.pack(">I", 100_000))
     portable = {
         "a.jpg": (image, {"quality": 75}),
         "progressive.jpg": (image, {"progressive": True, "subsampling": 0}),
@@ -54,6 +56,7 @@ def mixed_files(folder: Path) -> dict[str, bool]:
         "a png.jpg": (image, {"format": "PNG"}),
         "a.png": (image, {}),
         "gray.png": (gray, {}),
+        "gray with a profile of colors.jpg": (gray, {"icc_profile": display_p3()}),
         "transparent.png": (transparent, {}),
         "one color transparent.png": (image, {"transparency": tuple(pixels[0, 0].tolist())}),
     }
@@ -61,6 +64,7 @@ def mixed_files(folder: Path) -> dict[str, bool]:
         "cmyk.jpg": (image.convert("CMYK"), {}),
         "wide.jpg": (image, {"icc_profile": display_p3()}),
         "wide.png": (transparent, {"icc_profile": display_p3()}),
+        "linear.png": (image, {"pnginfo": linear}),
         "palette.png": (image.quantize(16), {}),
         "bits.png": (image.convert("1"), {}),
         "transparent gray.png": (transparent.convert("LA"), {}),
@@ -105,6 +109,10 @@ def test_other_tools_read_the_same_pixels_and_cameras(tmp_path: Path):
     portable = mixed_files(tmp_path / "photos")
     folder = find_images(tmp_path / "photos")
     portable = {image.name: portable[image.name] for image in folder.images}
+    # Other tools ignore descriptions of colors: such files are portable only if the reader ignores them, too.
+    linear = next(image for image in folder.images if image.name == "linear.png")
+    ignored = np.array_equal(read_image(linear), np.asarray(picture()))
+    portable |= dict.fromkeys(("wide.jpg", "wide.png", "linear.png"), ignored)
     assert {image.name: is_portable(image) for image in folder.images} == portable
     scene = make_scene(num_images=len(folder.images))
     scene = replace(
