@@ -28,6 +28,14 @@ logger = logging.getLogger(__name__)
 
 HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif", ".heics", ".heifs"})
 AVIF_SUFFIXES = frozenset({".avif", ".avifs"})
+IMAGE_SUFFIXES = (
+    frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".jfi", ".jif", ".mpo"})
+    | frozenset({".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".pnm"})
+    | frozenset({".jp2", ".j2k", ".j2c", ".jpf", ".jpx"})
+    | HEIF_SUFFIXES
+    | AVIF_SUFFIXES
+)
+"""Endings of files that are read as photos, in lower case. The format is detected from the content."""
 Image.init()
 FORMATS = Image.OPEN.keys() & {"JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000", "AVIF", "HEIF"}
 """Pillow formats that are accepted; a file's format is detected from its content, not its name. Other formats
