@@ -100,8 +100,9 @@ class SrgbConversion:
 def srgb_conversion(image: Image.Image) -> SrgbConversion | None:
     """Return the conversion of an image's colors to sRGB.
 
-    The colors are described by an ICC profile, by the chunks cICP, or gAMA and cHRM, of PNG files, by the codes
-    (nclx) of HEIF and AVIF files, or by the option DCF of EXIF, with which cameras mark Adobe RGB.
+    The colors are described by an ICC profile, by the chunks cICP, or gAMA and cHRM, of PNG files, by the
+    codes (nclx) of HEIF and AVIF files, or by the interoperability index of EXIF data, with which cameras
+    mark Adobe RGB.
 
     Args:
         image: The opened image; decoded or not.
@@ -201,7 +202,9 @@ def _profile_file(tags: dict[bytes, bytes]) -> bytes:
     for name, content in tags.items():
         table += name + struct.pack(">II", start + len(body), len(content))
         body += content + bytes(-len(content) % 4)
-    header = struct.pack(">I4xI4s4s4s12x4s", start + len(body), 0x04300000, b"mntr", b"RGB ", b"XYZ ", b"acsp")
+    header = struct.pack(
+        ">I4xI4s4s4s12x4s", start + len(body), 0x04300000, b"mntr", b"RGB ", b"XYZ ", b"acsp"
+    )
     header = header.ljust(68, b"\0") + _fixed(*D50)
     return header.ljust(128, b"\0") + struct.pack(">I", len(tags)) + table + body
 
@@ -247,7 +250,7 @@ def _profile(image: Image.Image) -> bytes | None:
 
 @lru_cache(maxsize=64)
 def _coded_profile(primaries: int, transfer: int) -> bytes | None:
-    """Return the ICC profile of codes of ITU-T H.273; None for those of sRGB, and for rare or unknown codes."""
+    """Return the ICC profile of codes of ITU-T H.273; None for those of sRGB, and for rare codes."""
     if transfer in CODED_HDR:
         raise ColorProfileError("hdr")
     if primaries not in CODED_PRIMARIES:

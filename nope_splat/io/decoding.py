@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from nope_splat.io.color import ColorProfileError, coded_colors, srgb_conversion
 from nope_splat.utils.budget import Budget
@@ -121,19 +121,6 @@ def turn_upright(image: Image.Image) -> None:
         ImageOps.exif_transpose(image, in_place=True)
     except Exception:  # damaged EXIF data; the pixels are still usable
         logger.debug("The EXIF data are damaged.", exc_info=True)
-
-
-def exif_orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation of an image, 1 to 8; 1 (upright) if it has none, or damaged EXIF data.
-
-    Args:
-        image: The opened image, before `turn_upright`.
-    """
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # damaged EXIF data
-        return 1
-    return orientation if orientation in range(1, 9) else 1
 
 
 def read_pixels(image: Image.Image) -> NDArray[np.uint8]:

@@ -21,8 +21,8 @@ IN_FOLDER = re.compile(
     r"|preview))+",
     re.IGNORECASE,
 )
-"""Name, without its ending, of a mask in a mask folder whose name has words that the photo's name lacks. Other
-words could belong to another photo."""
+"""Name, without its ending, of a mask in a mask folder whose name has words that the photo's name lacks.
+Other words could belong to another photo."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,15 +11,16 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from nope_splat.errors import NopeSplatError
-from nope_splat.io.decoding import bands, exif_orientation, read_alpha, refuse_floating_point, turn_upright
+from nope_splat.io.decoding import bands, read_alpha, refuse_floating_point, turn_upright
+from nope_splat.io.exif import read_exif
 
 LOSSY_FORMATS = frozenset({"JPEG", "MPO", "WEBP", "HEIF", "AVIF", "JPEG2000"})
 """Formats that change levels: black next to white is stored as dark gray."""
 HALF = 127
 """Largest level, of 0 to 255, that is hidden if levels are compared with half of white."""
 MAX_LABELS = 16
-"""Largest number of different levels in a mask of labels. A mask with more levels has soft edges, or was lossy
-before."""
+"""Largest number of different levels in a mask of labels. A mask with more levels has soft edges, or was
+lossy before."""
 MAX_ASPECT_DIFFERENCE = 0.02
 """Largest relative difference between the aspect ratios of a mask and its photo, which is caused by rounding
 the size of a scaled mask."""
@@ -35,7 +37,8 @@ def turn_mask_upright(mask: Image.Image, photo_size: tuple[int, int], photo_orie
         photo_size: Width and height of the photo after its rotation, in pixels.
         photo_orientation: EXIF orientation of the photo, 1 to 8.
     """
-    if photo_orientation >= 5 and exif_orientation(mask) == 1:
+    mask.load()
+    if photo_orientation >= 5 and read_exif(mask).orientation == 1:
         turned = (mask.height, mask.width)
         if _fit(turned, photo_size) > _fit(mask.size, photo_size):
             mask.getexif()[ExifTags.Base.Orientation] = photo_orientation
@@ -114,7 +117,7 @@ def scale_mask(used: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.boo
     return cv2.resize(255 * used.astype(np.uint8), size, interpolation=method) == 255
 
 
-def _is_soft(levels: NDArray[np.int32] | NDArray[np.uint8], half: int) -> bool:
+def _is_soft(levels: NDArray[Any], half: int) -> bool:
     """Check whether a mask has bright pixels and more than `MAX_LABELS` different levels.
 
     Args:
@@ -130,7 +133,7 @@ def _is_soft(levels: NDArray[np.int32] | NDArray[np.uint8], half: int) -> bool:
 
 
 def _fit(size: tuple[int, int], photo_size: tuple[int, int]) -> int:
-    """Return how well a mask of a size fits a photo: 2 for the same size, 1 for the same aspect ratio, or 0."""
+    """Return how well a mask fits a photo, by their sizes: 2 if equal, 1 for equal aspect ratios, else 0."""
     if size == photo_size:
         return 2
     ratio = size[0] * photo_size[1] / (size[1] * photo_size[0])

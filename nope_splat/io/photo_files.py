@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from nope_splat.io.decoding import IMAGE_SUFFIXES
 from nope_splat.io.mask_files import AssignedMasks, assign_masks, is_mask_folder_name, masks_beside_photos
 
+
 @dataclass(frozen=True)
 class UnreadKind:
     """Kind of files that are not read, although people keep them among their photos."""
@@ -43,7 +44,9 @@ UNREAD_KINDS = (
         ".insp",
     ),
     _kind("layered file", "layered files", "save them as PNG or TIFF", ".psd .psb .xcf .kra .afphoto"),
-    _kind("HDR file", "HDR files", "save them with 8 or 16 bits per channel as PNG or TIFF", ".exr .hdr .pfm"),
+    _kind(
+        "HDR file", "HDR files", "save them with 8 or 16 bits per channel as PNG or TIFF", ".exr .hdr .pfm"
+    ),
     _kind("GIF file", "GIF files", "save them as PNG", ".gif"),
     _kind("archive", "archives", "unpack them", ".zip .rar .7z .tar .tgz .gz .bz2 .xz .zst"),
     _kind(
@@ -53,7 +56,7 @@ UNREAD_KINDS = (
         ".mp4 .mov .m4v .avi .mkv .webm .mts .m2ts .3gp .wmv .mpg .mpeg .insv .360 .braw .r3d",
     ),
 )
-"""Kinds of files that are named in a message, since their photos would otherwise be missing without a word."""
+"""Kinds of files that are named in a message, so that no photo is missing without a reason."""
 
 
 @dataclass(frozen=True)
@@ -149,8 +152,9 @@ def _walk(
 
 def _files_in(folder: Path) -> list[str]:
     """List the image files in a mask folder and its subfolders, relative to it and sorted."""
-    names = [(path / name).relative_to(folder).as_posix() for path, _, files in _walk(folder) for name in files]
-    return sorted(name for name in names if _suffix(name) in IMAGE_SUFFIXES | {".gif"})
+    paths = [path / name for path, _, files in _walk(folder) for name in files]
+    images = [path for path in paths if _suffix(path.name) in IMAGE_SUFFIXES | {".gif"}]
+    return sorted(path.relative_to(folder).as_posix() for path in images)
 
 
 def _suffix(name: str) -> str:
