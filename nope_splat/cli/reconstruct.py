@@ -38,7 +38,7 @@ def reconstruct(
     with writing_to(output_dir):
         output_dir.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=output_dir).close()
-    folder = find_images(data)
+    folder = find_images(data, options.invert_masks)
     for name, reason in folder.skipped.items():
         logger.warning(f"Skipped {name}: {reason}.")
     scene = reconstruction.reconstruct(folder, options=options, cache_dir=output_dir / "cache")

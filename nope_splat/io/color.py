@@ -297,7 +297,7 @@ def _conversion(profile: bytes, mode: str) -> SrgbConversion | None:
         PyCMSError: If the profile is damaged, or is one of other colors than `mode`.
     """
     source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-    from_gray = mode == "L" and source.profile.xcolor_space == "GRAY"
+    from_gray = mode == "L" and profile[16:20] == b"GRAY"  # the color space, in the header
     input_mode = "RGB" if mode == "L" and not from_gray else mode
     transform = ImageCms.buildTransform(
         source,

@@ -19,7 +19,7 @@ class UnreadKind:
     singular: str
     plural: str
     advice: str
-    """What to do, as part of a sentence."""
+    """What to do, as part of a sentence, with "{them}" for the files."""
     suffixes: frozenset[str]
     """Endings in lower case."""
 
@@ -32,23 +32,23 @@ UNREAD_KINDS = (
     _kind(
         "raw file",
         "raw files",
-        "export them as JPEG or TIFF",
+        "export {them} as JPEG or TIFF",
         ".dng .cr2 .cr3 .crw .nef .nrw .arw .srf .sr2 .srw .raf .orf .rw2 .rwl .raw .pef .3fr .fff .iiq .x3f"
         " .gpr .dcr .kdc .mrw .erf .mef .mos",
     ),
-    _kind("JPEG XL file", "JPEG XL files", "convert them to JPEG or PNG", ".jxl"),
+    _kind("JPEG XL file", "JPEG XL files", "convert {them} to JPEG or PNG", ".jxl"),
     _kind(
         "360-degree photo",
         "360-degree photos",
-        "export views with a field of view of 90 degrees as JPEG",
+        "export views of 90 degrees as JPEG",
         ".insp",
     ),
-    _kind("layered file", "layered files", "save them as PNG or TIFF", ".psd .psb .xcf .kra .afphoto"),
+    _kind("layered file", "layered files", "save {them} as PNG or TIFF", ".psd .psb .xcf .kra .afphoto"),
     _kind(
-        "HDR file", "HDR files", "save them with 8 or 16 bits per channel as PNG or TIFF", ".exr .hdr .pfm"
+        "HDR file", "HDR files", "save {them} with 8 or 16 bits per channel as PNG or TIFF", ".exr .hdr .pfm"
     ),
-    _kind("GIF file", "GIF files", "save them as PNG", ".gif"),
-    _kind("archive", "archives", "unpack them", ".zip .rar .7z .tar .tgz .gz .bz2 .xz .zst"),
+    _kind("GIF file", "GIF files", "save {them} as PNG", ".gif"),
+    _kind("archive", "archives", "unpack {them}", ".zip .rar .7z .tar .tgz .gz .bz2 .xz .zst"),
     _kind(
         "video",
         "videos",
@@ -168,6 +168,9 @@ def _unread(files: Sequence[str]) -> Iterator[str]:
     for kind in UNREAD_KINDS:
         found = [suffix for suffix in suffixes if suffix in kind.suffixes]
         if found:
-            number = f"1 {kind.singular}" if len(found) == 1 else f"{len(found)} {kind.plural}"
-            verb = "is" if len(found) == 1 else "are"
-            yield f"{number} ({', '.join(sorted(set(found)))}) {verb} not read; {kind.advice}"
+            endings = ", ".join(sorted(set(found)))
+            if len(found) == 1:
+                yield f"1 {kind.singular} ({endings}) is not read; {kind.advice.format(them='it')}"
+            else:
+                count = f"{len(found)} {kind.plural}"
+                yield f"{count} ({endings}) are not read; {kind.advice.format(them='them')}"
