@@ -21,6 +21,8 @@ HALF = 127
 MAX_LABELS = 16
 """Largest number of different levels in a mask of labels. A mask with more levels has soft edges, or was
 lossy before."""
+MAX_RINGING = 16
+"""Largest change of black and white areas by lossy formats, in levels of 0 to 255."""
 MAX_ASPECT_DIFFERENCE = 0.02
 """Largest relative difference between the aspect ratios of a mask and its photo, which is caused by rounding
 the size of a scaled mask."""
@@ -71,9 +73,8 @@ def used_pixels(mask: Image.Image) -> NDArray[np.bool_]:
     brightest channel decides:
 
     - In lossy formats, levels above half of white are used.
-    - In lossless formats, all levels except black are used, since they may be labels. A mask with bright
-      pixels and more than `MAX_LABELS` different levels has soft edges or was lossy before, so that levels
-      above half of white are used.
+    - In lossless formats, all levels except black are used, since they may be labels. If a mask has soft
+      edges or was lossy before (see `_is_soft`), levels above half of white are used.
 
     Args:
         mask: The mask, after `turn_mask_upright`.
@@ -118,7 +119,10 @@ def scale_mask(used: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.boo
 
 
 def _is_soft(levels: NDArray[Any], half: int) -> bool:
-    """Check whether a mask has bright pixels and more than `MAX_LABELS` different levels.
+    """Check whether a lossless mask has soft edges, or was lossy before.
+
+    Such a mask has bright pixels, and either more than `MAX_LABELS` different levels or levels only near
+    black and white, but not only black and white.
 
     Args:
         levels: Levels of the mask. (H, W).
@@ -129,7 +133,13 @@ def _is_soft(levels: NDArray[Any], half: int) -> bool:
     found = np.zeros(65536, bool)
     for row in levels:
         found[row] = True
-    return bool(np.count_nonzero(found) > MAX_LABELS)
+    white, margin = 2 * half + 1, MAX_RINGING * (2 * half + 1) // 255
+    changes_black_and_white = (
+        found[1 : margin + 1].any()
+        and found[white - margin : white].any()
+        and not found[margin + 1 : white - margin].any()
+    )
+    return bool(np.count_nonzero(found) > MAX_LABELS or changes_black_and_white)
 
 
 def _fit(size: tuple[int, int], photo_size: tuple[int, int]) -> int:

@@ -112,7 +112,7 @@ def _apply_mask(
         return detections, None
     xy = np.array([detection.pt for detection in detections], np.float32).reshape(-1, 2)
     column, row = (xy + np.float32(0.5)).astype(np.int64).T  # the center of OpenCV's first pixel is (0, 0)
-    used = np.flatnonzero(mask[row, column])
+    used = np.flatnonzero(mask[row, column]).tolist()
     effect = MaskEffect(len(used), len(detections) - len(used), float(mask.mean()))
     return [detections[index] for index in used], effect
 
