@@ -38,15 +38,14 @@ def log_listing(root: Path, files: PhotoFiles) -> None:
     if masks.rejected:
         photo, others = next(iter(masks.rejected.items()))
         logger.warning(
-            f"Photos with several masks: {examples(list(masks.rejected))}. {masks.paths[photo]} is used and"
-            f" {others[0]} is not, for example; remove the masks that should not be used."
+            f"These photos have several masks: {examples(list(masks.rejected))}. For example,"
+            f" {masks.paths[photo]} is used and {others[0]} is not; remove the masks that should not be used."
         )
     for folder in masks.folders:
         unused = [path.relative_to(folder).as_posix() for path in masks.unused if path.is_relative_to(folder)]
         if unused:
             logger.warning(
-                f"Masks in {folder} that are not used because none of the photos has their name:"
-                f" {examples(unused)}."
+                f"These masks in {folder} are not used because no photo has their name: {examples(unused)}."
             )
 
 
@@ -61,17 +60,19 @@ def log_findings(findings: Mapping[str, FileFindings]) -> None:
         return [name for name, finding in findings.items() if condition(finding)]
 
     if frames := names(lambda finding: finding.has_frames):
-        logger.warning(f"Only the first picture is used of files with several pictures: {examples(frames)}.")
+        logger.warning(
+            f"These files contain several pictures, of which only the first is used: {examples(frames)}."
+        )
     if damaged := names(lambda finding: finding.color_problem == "damaged"):
         logger.warning(
-            f"The color profiles of these photos are damaged and are ignored: {examples(damaged)}. Save the"
-            " photos again in sRGB if their colors differ from the others."
+            f"The color profiles of these photos are damaged and ignored: {examples(damaged)}. If their colors"
+            " differ from the other photos, save them again in sRGB."
         )
     if hdr := names(lambda finding: finding.color_problem == "hdr"):
         logger.warning(
-            f"The HDR colors of these photos are not converted: {examples(hdr)}. Export them as JPEG if their"
-            " colors differ from the others."
+            f"The HDR colors of these photos are not converted: {examples(hdr)}. If their colors differ from"
+            " the other photos, export them as JPEG."
         )
     scaled = [str(finding.scaled_mask) for finding in findings.values() if finding.scaled_mask is not None]
     if scaled:
-        logger.warning(f"Masks that are scaled to the size of their photos: {examples(scaled)}.")
+        logger.warning(f"These masks are scaled because their photos have another size: {examples(scaled)}.")
