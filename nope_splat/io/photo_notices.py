@@ -65,8 +65,8 @@ def log_findings(findings: Mapping[str, FileFindings]) -> None:
         )
     if damaged := names(lambda finding: finding.color_problem == "damaged"):
         logger.warning(
-            f"The color profiles of these photos are damaged and ignored: {examples(damaged)}. If their colors"
-            " differ from the other photos, save them again in sRGB."
+            f"The color profiles of these photos are damaged and ignored: {examples(damaged)}. If their"
+            " colors differ from the other photos, save them again in sRGB."
         )
     if hdr := names(lambda finding: finding.color_problem == "hdr"):
         logger.warning(
