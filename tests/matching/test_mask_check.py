@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from nope_splat.io.images import find_images, read_image
 from nope_splat.matching.matching import extract_keypoints
@@ -23,7 +24,7 @@ def scene(valley: Path, tmp_path: Path) -> Path:
     (tmp_path / "images").mkdir()
     (tmp_path / "masks").mkdir()
     for path in sorted((valley / "images").iterdir())[:3]:
-        cv2.imwrite(str(tmp_path / "images" / f"{path.stem}.png"), cv2.imread(str(path)))
+        Image.open(path).save(tmp_path / "images" / f"{path.stem}.png")
     return tmp_path
 
 
@@ -34,14 +35,14 @@ def disk(radius: int) -> np.ndarray:
 
 def set_masks(scene: Path, mask: np.ndarray) -> None:
     for path in (scene / "images").iterdir():
-        cv2.imwrite(str(scene / "masks" / path.name), mask)
+        Image.fromarray(mask).save(scene / "masks" / path.name)
 
 
 def put_before_a_blank_wall(scene: Path, shown: np.ndarray) -> None:
     for path in (scene / "images").iterdir():
-        photo = cv2.imread(str(path))
+        photo = np.array(Image.open(path))
         photo[shown == 0] = (190, 200, 180)
-        cv2.imwrite(str(path), photo)
+        Image.fromarray(photo).save(path)
 
 
 def warned(scene: Path, caplog: pytest.LogCaptureFixture, invert: bool = False) -> bool:
