@@ -232,8 +232,8 @@ def _profile(image: Image.Image) -> bytes | None:
     if image.format == "PNG" and codes is not None:  # has priority over the other chunks
         return _coded_profile(*codes)
     if "icc_profile" in info:
-        if not info["icc_profile"]:
-            raise ColorProfileError("damaged")  # parts are missing
+        if not info["icc_profile"] or not isinstance(info["icc_profile"], bytes):
+            raise ColorProfileError("damaged")  # parts are missing, or it is a TIFF tag of another type
         return info["icc_profile"]
     if isinstance(nclx := info.get("nclx_profile"), dict):
         codes = nclx.get("color_primaries", 2), nclx.get("transfer_characteristics", 2)
