@@ -51,7 +51,7 @@ def reconstruct(
         output_dir.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=output_dir).close()
     check_output_folder(output_dir)
-    folder = find_images(data)
+    folder = find_images(data, options.invert_masks)
     for name, reason in folder.skipped.items():
         logger.warning(f"Skipped {name}: {reason}.")
     in_place = uses_original_images(folder, output_dir)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from nope_splat.io.color import ColorProfileError, coded_colors, srgb_conversion
 from nope_splat.utils.budget import Budget
 from nope_splat.utils.files import NotAFileError, open_regular
 
@@ -25,11 +26,22 @@ else:
 
 logger = logging.getLogger(__name__)
 
-HEIF_SUFFIXES = frozenset({".heic", ".heif"})
+HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif", ".heics", ".heifs"})
+AVIF_SUFFIXES = frozenset({".avif", ".avifs"})
+IMAGE_SUFFIXES = (
+    frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".jfi", ".jif", ".mpo"})
+    | frozenset({".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".pnm"})
+    | frozenset({".jp2", ".j2k", ".j2c", ".jpf", ".jpx"})
+    | HEIF_SUFFIXES
+    | AVIF_SUFFIXES
+)
+"""Endings of files that are read as photos, in lower case. The format is detected from the content."""
 Image.init()
 FORMATS = Image.OPEN.keys() & {"JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000", "AVIF", "HEIF"}
 """Pillow formats that are accepted; a file's format is detected from its content, not its name. Other formats
 are excluded because Pillow would, for example, run Ghostscript on PostScript files."""
+
+AVIF_READABLE = "AVIF" in FORMATS
 
 MAX_PIXELS = 400_000_000
 """Maximum number of pixels of an image; larger images are rejected."""
@@ -65,6 +77,8 @@ def open_image(path: Path, size: tuple[int, int] | None = None) -> Iterator[Imag
     with open_regular(path) as file, Image.open(file, formats=sorted(FORMATS)) as image:
         if image.width * image.height > MAX_PIXELS:
             raise Image.DecompressionBombError
+        if (codes := coded_colors(file, image.format)) is not None:
+            image.info["color_codes"] = codes
         scaled_with_alpha = size is not None and image.has_transparency_data  # scaling doubles the memory
         if size is not None:
             _reduce(image, size)
@@ -110,10 +124,10 @@ def turn_upright(image: Image.Image) -> None:
 
 
 def read_pixels(image: Image.Image) -> NDArray[np.uint8]:
-    """Convert a decoded image to 8 bits per channel: to RGBA if the image has transparency, else to RGB.
+    """Convert a decoded image to sRGB with 8 bits per channel: to RGBA if it has transparency, else to RGB.
 
     Args:
-        image: The image, after `turn_upright`.
+        image: The image, after `turn_upright`. A damaged color profile is ignored.
 
     Returns:
         Colors, 0 to 255. (H, W, 3 or 4).
@@ -121,19 +135,64 @@ def read_pixels(image: Image.Image) -> NDArray[np.uint8]:
     Raises:
         ValueError: If the image has floating-point values or more than 16 bits per channel.
     """
-    if image.mode == "F":
-        raise ValueError("it contains floating-point values; save it with 8 or 16 bits per channel")
+    refuse_floating_point(image)
+    try:
+        conversion = srgb_conversion(image)
+    except ColorProfileError:
+        conversion = None
     is_deep = image.mode.startswith("I")  # 16-bit gray
     mode = "RGBA" if image.has_transparency_data and not is_deep else "RGB"
     pixels = np.empty((image.height, image.width, len(mode)), np.uint8)
-    rows = max(1, PIXELS_PER_BAND // image.width)
-    for top in range(0, image.height, rows):
-        band = image.crop((0, top, image.width, min(top + rows, image.height)))
+    for rows, band in bands(image):
         if is_deep:
-            pixels[top : top + rows] = _scale_to_8_bits(np.asarray(band))[..., None]
+            levels = np.asarray(band)
+            gray = _scale_to_8_bits(levels)[..., None]
+            pixels[rows] = gray if conversion is None else conversion.apply_deep(levels)
+        elif conversion is None:
+            pixels[rows] = np.asarray(band.convert(mode))
         else:
-            pixels[top : top + rows] = np.asarray(band.convert(mode))
+            pixels[rows] = conversion.apply(band, mode)
     return pixels
+
+
+def read_alpha(image: Image.Image) -> NDArray[np.uint8]:
+    """Return the opacity of a decoded image that has transparency.
+
+    Args:
+        image: The image, after `turn_upright`.
+
+    Returns:
+        Opacity, 0 to 255. (H, W).
+    """
+    alpha = np.empty((image.height, image.width), np.uint8)
+    for rows, band in bands(image):
+        alpha[rows] = np.asarray(band.convert("RGBA"))[..., 3]
+    return alpha
+
+
+def bands(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
+    """Divide a decoded image into bands of at most `PIXELS_PER_BAND` pixels, but at least one row.
+
+    Args:
+        image: The image, after `turn_upright`.
+
+    Yields:
+        The rows of a band, and the band.
+    """
+    height = max(1, PIXELS_PER_BAND // image.width)
+    for top in range(0, image.height, height):
+        bottom = min(top + height, image.height)
+        yield slice(top, bottom), image.crop((0, top, image.width, bottom))
+
+
+def refuse_floating_point(image: Image.Image) -> None:
+    """Raise `ValueError` if an image has floating-point values.
+
+    Args:
+        image: The opened image.
+    """
+    if image.mode == "F":
+        raise ValueError("it contains floating-point values; save it with 8 or 16 bits per channel")
 
 
 def _scale_to_8_bits(levels: NDArray[Any]) -> NDArray[np.uint8]:
@@ -159,6 +218,8 @@ def failure_reason(path: Path, error: Exception) -> str:
     """
     if path.suffix.lower() in HEIF_SUFFIXES and not HEIF_READABLE:
         return "HEIC files need pillow-heif: pip install pillow-heif"
+    if path.suffix.lower() in AVIF_SUFFIXES and not AVIF_READABLE:
+        return "AVIF files need a newer version of Pillow: pip install --upgrade pillow"
     if isinstance(error, UnidentifiedImageError):
         empty = path.exists() and path.stat().st_size == 0
         return "an empty file" if empty else "not an image, or damaged at its start"

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 DIAGONAL_35MM = math.hypot(36, 24)
 """Diagonal of a 35 mm film frame, 43.27 mm."""
-MILLIMETERS_PER_UNIT = {2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}
+MILLIMETERS_PER_UNIT: dict[float, float] = {2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}
 """Length in millimeters of each value of the EXIF tag FocalPlaneResolutionUnit."""
 MAX_CROP_FACTOR_3_TO_2 = 1.7
 """Largest quotient of 35 mm equivalent and focal length at which sensors are taken to have the aspect ratio

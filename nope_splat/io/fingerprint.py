@@ -36,7 +36,7 @@ def content_key(image_files: Sequence[ImageFile], settings: Mapping[str, Any]) -
     """
     with ThreadPoolExecutor() as pool:
         images = list(pool.map(lambda image: file_hash(image.path), image_files))
-        masks = list(pool.map(lambda image: image.mask_path and file_hash(image.mask_path), image_files))
+        masks = list(pool.map(_mask_key, image_files))
     content = {
         "format": FORMAT_VERSION,
         "names": [image.name for image in image_files],
@@ -88,6 +88,13 @@ def file_hash(path: Path) -> str:
             "unreadable-file",
             f"{path} cannot be read anymore ({error.strerror}); do not change the files during a run",
         ) from error
+
+
+def _mask_key(image_file: ImageFile) -> list[str | bool] | None:
+    """Return the hash of an image's mask file, and whether the mask is inverted; None without a mask file."""
+    if image_file.mask_path is None:
+        return None
+    return [file_hash(image_file.mask_path), image_file.mask_inverted]
 
 
 def _hash(path: Path) -> str:

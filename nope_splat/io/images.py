@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -17,14 +17,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nope_splat.errors import NopeSplatError
-from nope_splat.io.decoding import HEIF_SUFFIXES, failure_reason, open_image, read_pixels, turn_upright
+from nope_splat.io.color import color_problem
+from nope_splat.io.decoding import failure_reason, open_image, read_alpha, read_pixels, turn_upright
 from nope_splat.io.exif import ExifData, read_exif
+from nope_splat.io.mask_files import mask_folders as mask_folders
+from nope_splat.io.masks import require_mask_fits, scale_mask, turn_mask_upright, used_pixels
+from nope_splat.io.photo_files import image_root, list_photos
+from nope_splat.io.photo_notices import FileFindings, log_findings, log_listing
 from nope_splat.utils.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"}) | HEIF_SUFFIXES
-MASK_FOLDER = "masks"
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 """Pattern of control characters and surrogates (bytes that are not UTF-8). Images with such characters in
 their names are skipped, because other tools cannot write these names."""
@@ -55,6 +58,8 @@ class ImageFile:
     the black pixels of the mask; None if no cell is ignored."""
     exif: ExifData = field(default=ExifData(), compare=False)
     """EXIF data of the file; defaults for values that are missing."""
+    mask_inverted: bool = False
+    """Whether the white pixels of the mask file are ignored instead of the black pixels."""
 
 
 @dataclass(frozen=True)
@@ -69,70 +74,66 @@ class ImageFolder:
     """Reason for skipping, by the name of each image file or subfolder that cannot be used."""
 
 
-def find_images(data: Path | str) -> ImageFolder:
+def find_images(data: Path | str, invert_masks: bool = False) -> ImageFolder:
     """Find and check the images in a folder and its subfolders.
 
     Every file is decoded once, so that damaged files are reported before later stages start. Hidden files and
-    folders, and folders named `masks`, are ignored. The mask of `a/b.jpg` is the file `masks/a/b.jpg.png`,
-    `masks/a/b.png` or `masks/a/b.jpg`, where the folder `masks` is in the image folder or next to it.
+    folders are ignored. The mask of `a/b.jpg` is the file `masks/a/b.jpg.png`, `masks/a/b.png` or
+    `masks/a/b_mask.jpg`, for example, where the folder `masks` is in the image folder or next to it, or
+    `a/b_mask.png` (see `nope_splat.io.mask_files.assign_masks`).
 
     Args:
         data: The image folder, or a folder that contains it as `images/`.
+        invert_masks: Whether to ignore the white pixels of mask files instead of the black pixels.
 
     Returns:
         The images, and the files and subfolders that were skipped.
 
     Raises:
         NopeSplatError: If the folder does not exist or cannot be read, fewer than two images are usable, or a
-            mask is damaged or differs in size from its image.
+            mask is damaged or has another aspect ratio than its image.
     """
     data = Path(data)
-    if not data.exists():
-        raise NopeSplatError("missing-file", f"the photo folder {data} does not exist; check the path")
-    if not data.is_dir():
-        raise NopeSplatError("unreadable-file", f"{data} is a file; pass the folder that contains the photos")
-    if not os.access(data, os.R_OK | os.X_OK):
-        raise NopeSplatError(
-            "unreadable-file", f"no permission to read the photo folder {data}; check its permissions"
-        )
-    root = _image_root(data)
+    _require_readable(data)
+    root = image_root(data)
     skipped: dict[str, str] = {}
 
     def skip_folder(error: OSError) -> None:
         name = Path(error.filename).relative_to(root).as_posix()
         skipped[_escape(name)] = f"folder cannot be read ({error.strerror})"
 
-    names = sorted(_image_names(root, skip_folder), key=_natural_key)
+    files = list_photos(root, skip_folder)
+    names = files.photos
     if not names:
-        raise NopeSplatError(
-            "too-few-images",
-            f"no photos in {root}; pass a folder that contains image files such as .jpg, .png, .webp or"
-            " .tiff",
+        advice = "; ".join(files.unread) or (
+            "pass a folder that contains image files such as .jpg, .png, .webp or .tiff"
         )
+        raise NopeSplatError("too-few-images", f"no photos in {root}; {advice}")
 
+    def check(name: str) -> ImageFile | str:
+        image, finding = _check(root, name, files.masks.paths.get(name))
+        findings[name] = finding
+        return replace(image, mask_inverted=invert_masks) if isinstance(image, ImageFile) else image
+
+    findings: dict[str, FileFindings] = {}
     with ThreadPoolExecutor(MAX_READING_THREADS) as pool:
-        checked = list(
-            progress_bar(pool.map(lambda name: _check(root, name), names), "Reading photos", len(names))
-        )
+        checked = list(progress_bar(pool.map(check, names), "Reading photos", len(names)))
     images = tuple(image for image in checked if isinstance(image, ImageFile))
     reasons = {name: reason for name, reason in zip(names, checked, strict=True) if isinstance(reason, str)}
     skipped |= {_escape(name): reason for name, reason in reasons.items()}
-
+    log_listing(root, files)
     if len(images) < 2:
         found = f"only one readable photo ({images[0].name})" if images else "no readable photos"
         unread = "".join(f"; {name}: {reason}" for name, reason in list(skipped.items())[:5])
         raise NopeSplatError(
             "too-few-images", f"{root} contains {found}, but at least two are needed{unread}"
         )
-    existing_mask_folders = [path for path in mask_folders(root) if path.is_dir()]
-    for folder in existing_mask_folders:
+    for folder in files.masks.folders:
         if not os.access(folder, os.R_OK | os.X_OK):
             raise NopeSplatError(
                 "unreadable-file", f"no permission to read the mask folder {folder}; check its permissions"
             )
-    if not any(image.mask_path for image in images):
-        for folder in existing_mask_folders:
-            logger.warning(f"The masks in {folder} are not used because none has the same name as a photo.")
+    log_findings({image.name: findings[image.name] for image in images})
     return ImageFolder(root, images, skipped)
 
 
@@ -169,34 +170,31 @@ def read_mask(image_file: ImageFile, size: tuple[int, int] | None = None) -> NDA
         size: Width and height of the result in pixels; None for full resolution.
 
     Returns:
-        True for used pixels (H, W). A pixel is used if no part of it is black in the mask file, it is at
-        least half opaque, and it is in no ignored cell. None if the image has neither mask file, transparency
-        nor ignored cells.
+        True for used pixels (H, W). A pixel is used if no part of it is unused in the mask file (see
+        `nope_splat.io.masks.used_pixels`), it is at least half opaque, and it is in no ignored cell. None if
+        the image has neither mask file, transparency nor ignored cells.
 
     Raises:
         NopeSplatError: If the image or its mask file can no longer be read.
     """
-
-    def resize(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        if size is None or size == (image_file.width, image_file.height):
-            return values
-        return cv2.resize(values, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
-
+    full_size = (image_file.width, image_file.height)
+    size = size or full_size
     used = None
     if image_file.mask_path is not None:
         # Scaling averages colors without the mask, so a partly masked pixel also contains masked colors.
         with rereading(image_file.mask_path) as mask:
-            turn_upright(mask)
-            used = resize(255 * np.any(read_pixels(mask)[..., :3], axis=2).astype(np.uint8)) == 255
+            turn_mask_upright(mask, full_size, image_file.exif.orientation)
+            used = scale_mask(used_pixels(mask) != image_file.mask_inverted, size)
     with rereading(image_file.path) as image:
         if image.has_transparency_data:  # scaling weights colors by alpha, so half opacity is enough
             turn_upright(image)
-            opaque = resize(read_pixels(image)[..., 3]) > 127
-            used = opaque if used is None else used & opaque
+            alpha = read_alpha(image)
+            if size != full_size:
+                alpha = cv2.resize(alpha, size, interpolation=cv2.INTER_AREA)
+            used = alpha > 127 if used is None else used & (alpha > 127)
     if image_file.ignored is not None:
         ignored = image_file.ignored.astype(np.uint8)
-        full_size = (image_file.width, image_file.height)
-        shown = cv2.resize(ignored, size or full_size, interpolation=cv2.INTER_NEAREST) == 0
+        shown = cv2.resize(ignored, size, interpolation=cv2.INTER_NEAREST) == 0
         used = shown if used is None else used & shown
     return used
 
@@ -207,7 +205,7 @@ def count_images(data: Path) -> int:
     Args:
         data: The image folder, or a folder that contains it as `images/`.
     """
-    return sum(1 for _ in _image_names(_image_root(data)))
+    return len(list_photos(image_root(data)).photos)
 
 
 def list_files(data: Path) -> dict[str, tuple[Path, Path | None]]:
@@ -219,52 +217,21 @@ def list_files(data: Path) -> dict[str, tuple[Path, Path | None]]:
     Returns:
         Path of the image file and path of its mask file (None without a mask file), by image name.
     """
-    root = _image_root(data)
-    return {name: (root / name, _mask_path(root, name)) for name in _image_names(root)}
+    root = image_root(data)
+    files = list_photos(root)
+    return {name: (root / name, files.masks.paths.get(name)) for name in files.photos}
 
 
-def mask_folders(root: Path) -> tuple[Path, Path]:
-    """Return the two folders that are searched for masks: `masks` in the image folder and `masks` next to it.
-
-    Args:
-        root: The image folder.
-    """
-    return root / MASK_FOLDER, root.parent / MASK_FOLDER
-
-
-def _image_root(data: Path) -> Path:
-    """Return the subfolder `images` of a folder if it exists, else the folder itself."""
-    return data / "images" if (data / "images").is_dir() else data
-
-
-def _image_names(root: Path, on_error: Callable[[OSError], object] = lambda _: None) -> Iterator[str]:
-    """Yield the path relative to `root` of each image file in a folder and its subfolders.
-
-    Symbolic links are followed, but each folder is visited only once. `on_error` is called with the error of
-    each subfolder that cannot be read.
-    """
-    visited: set[tuple[int, int]] = set()
-    for folder, subfolders, files in os.walk(root, onerror=on_error, followlinks=True):
-        try:
-            status = os.stat(folder)
-        except OSError as error:
-            on_error(error)
-            subfolders.clear()
-            continue
-        if (status.st_dev, status.st_ino) in visited:
-            subfolders.clear()
-            continue
-        visited.add((status.st_dev, status.st_ino))
-        subfolders[:] = sorted(name for name in subfolders if name[0] != "." and name != MASK_FOLDER)
-        for file in files:
-            if file[0] != "." and Path(file).suffix.lower() in IMAGE_SUFFIXES:
-                yield (Path(folder) / file).relative_to(root).as_posix()
-
-
-def _natural_key(name: str) -> tuple[list[str | int], str]:
-    """Return a sort key for image names that orders numbers by value, so that `photo9` precedes `photo10`."""
-    parts = re.split(r"(\d+)", name.casefold())
-    return [int(part) if part.isdecimal() else part for part in parts], name
+def _require_readable(data: Path) -> None:
+    """Raise an error if the image folder does not exist, is a file, or cannot be read."""
+    if not data.exists():
+        raise NopeSplatError("missing-file", f"the photo folder {data} does not exist; check the path")
+    if not data.is_dir():
+        raise NopeSplatError("unreadable-file", f"{data} is a file; pass the folder that contains the photos")
+    if not os.access(data, os.R_OK | os.X_OK):
+        raise NopeSplatError(
+            "unreadable-file", f"no permission to read the photo folder {data}; check its permissions"
+        )
 
 
 def _escape(name: str) -> str:
@@ -272,27 +239,35 @@ def _escape(name: str) -> str:
     return UNPRINTABLE.sub(lambda match: f"\\x{ord(match[0]) & 0xFF:02x}", name)
 
 
-def _check(root: Path, name: str) -> ImageFile | str:
-    """Check an image file in the folder `root` by decoding it, and find its mask file.
+def _check(root: Path, name: str, mask_path: Path | None) -> tuple[ImageFile | str, FileFindings]:
+    """Check an image file in the folder `root`, and its mask file, by decoding them.
 
     Returns:
-        The image; if the image cannot be used, the reason as text.
+        The image, or the reason as text if the image cannot be used; what the user should know of the files.
     """
     path = root / name
     if UNPRINTABLE.search(name):
-        return "its name contains control characters or bytes that are not UTF-8; rename it"
+        return "its name contains control characters or bytes that are not UTF-8; rename it", FileFindings()
     try:
         with open_image(path) as image:
+            image.load()  # `read_exif` ignores errors, also those of decoding PNG files up to their EXIF data
             exif = read_exif(image)
+            # A second picture in a JPEG file is a preview or the other eye of a stereo camera.
+            has_frames = image.format != "MPO" and getattr(image, "is_animated", False)
             turn_upright(image)
-            width, height = image.size
+            size = image.size
             if image.mode not in ("L", "RGB", "RGBA") or "transparency" in image.info:
                 read_pixels(image)  # converting other modes to RGB can fail
+            problem = color_problem(image)
     except Exception as error:  # decoders raise many types of exceptions for damaged files
-        return failure_reason(path, error)
-    if min(width, height) < MIN_SIDE:
-        return f"too small, {width} x {height} pixels"
-    return ImageFile(path, name, width, height, _find_mask(root, name, (width, height)), exif=exif)
+        return failure_reason(path, error), FileFindings()
+    if min(size) < MIN_SIDE:
+        return f"too small, {size[0]} x {size[1]} pixels", FileFindings()
+    mask_size = None
+    if mask_path is not None:
+        mask_size = _check_mask(mask_path, size, exif.orientation)
+    findings = FileFindings(has_frames, problem, mask_path if mask_size not in (None, size) else None)
+    return ImageFile(path, name, *size, mask_path, exif=exif), findings
 
 
 def _scale_transparent(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -322,39 +297,29 @@ def rereading(path: Path, size: tuple[int, int] | None = None) -> Iterator[Image
         ) from error
 
 
-def _mask_path(root: Path, name: str) -> Path | None:
-    """Find the mask file of an image by the image name, without reading it; None if there is no mask file."""
-    for folder in mask_folders(root):
-        for file in (folder / f"{name}.png", (folder / name).with_suffix(".png"), folder / name):
-            if os.path.isfile(file):  # unlike `Path.is_file`, raises nothing in an unreadable folder
-                return file
-    return None
+def _check_mask(file: Path, size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """Check that a mask is readable, and has the aspect ratio of its image.
 
-
-def _find_mask(root: Path, name: str, size: tuple[int, int]) -> Path | None:
-    """Find the mask file of an image, and check that the mask is readable and as large as the image (`size`).
+    Args:
+        file: The mask file.
+        size: Width and height of the image in pixels.
+        orientation: EXIF orientation of the image.
 
     Returns:
-        Path of the mask file; None if there is no mask file.
+        Width and height of the mask in pixels.
 
     Raises:
-        NopeSplatError: If the mask is damaged, or differs in size from the image.
+        NopeSplatError: If the mask is damaged, or has another aspect ratio than the image.
     """
-    file = _mask_path(root, name)
-    if file is None:
-        return None
     try:
         with open_image(file) as mask:
-            turn_upright(mask)
-            height, width = read_pixels(mask).shape[:2]
+            turn_mask_upright(mask, size, orientation)
+            mask_size = mask.size
+            if mask.mode not in ("L", "RGB", "RGBA"):
+                used_pixels(mask)  # converting other modes can fail
     except Exception as error:  # decoders raise many types of exceptions for damaged files
         raise NopeSplatError(
             "unreadable-image", f"the mask {file} cannot be read: {failure_reason(file, error)}"
         ) from error
-    if (width, height) != size:
-        raise NopeSplatError(
-            "wrong-size",
-            f"the mask {file} is {width} x {height} pixels, but its photo is {size[0]} x {size[1]};"
-            " save the mask at the size of the photo",
-        )
-    return file
+    require_mask_fits(file, mask_size, size)
+    return mask_size

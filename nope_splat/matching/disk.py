@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from nope_splat.errors import NopeSplatError
 from nope_splat.io.images import ImageFile, read_image, read_mask
 from nope_splat.matching.options import MatchingSettings
-from nope_splat.scene.features import Keypoints
+from nope_splat.scene.features import Keypoints, MaskEffect
 from nope_splat.utils.device_defaults import network_device
 
 Network = TypeVar("Network", bound=torch.nn.Module)
@@ -57,12 +57,16 @@ def disk_keypoints(images: Sequence[ImageFile], settings: MatchingSettings) -> I
         order = torch.argsort(features.detection_scores, descending=True, stable=True)
         pixels = features.keypoints[order].long().cpu().numpy()
         descriptors = features.descriptors[order].float().cpu().numpy()
+        mask_effect = None
         if mask is not None:
-            unmasked = np.flatnonzero(mask[pixels[:, 1], pixels[:, 0]])[: settings.max_keypoints]
+            unmasked = np.flatnonzero(mask[pixels[:, 1], pixels[:, 0]])
+            mask_effect = MaskEffect(len(unmasked), len(pixels) - len(unmasked), float(mask.mean()))
+            unmasked = unmasked[: settings.max_keypoints]
             pixels, descriptors = pixels[unmasked], descriptors[unmasked]
         # DISK returns integer pixel indices: the center of pixel 0 is at 0.5.
         xy = (pixels + 0.5) * (image_file.width / size[0], image_file.height / size[1])
-        yield Keypoints(xy, descriptors, pixel_size, image_size=(image_file.width, image_file.height))
+        image_size = (image_file.width, image_file.height)
+        yield Keypoints(xy, descriptors, pixel_size, image_size=image_size, mask_effect=mask_effect)
 
 
 def lightglue(

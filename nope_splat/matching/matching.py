@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from nope_splat.io.images import ImageFile
 from nope_splat.matching.ambiguity import count_second_motion
 from nope_splat.matching.descriptors import Descriptors, match_descriptors
+from nope_splat.matching.mask_check import warn_about_inverted_masks
 from nope_splat.matching.options import MatchingSettings
 from nope_splat.matching.pairs import choose_pairs, pairs_in_rounds
 from nope_splat.matching.sift import sift_keypoints
@@ -72,7 +73,7 @@ def match_images(
 
 
 def extract_keypoints(images: Sequence[ImageFile], settings: MatchingSettings) -> list[Keypoints]:
-    """Detect and describe the keypoints of images.
+    """Detect and describe the keypoints of images. Log a warning if their masks seem to be inverted.
 
     Args:
         images: The images.
@@ -87,10 +88,14 @@ def extract_keypoints(images: Sequence[ImageFile], settings: MatchingSettings) -
     if settings.matcher == "disk":
         from nope_splat.matching.disk import disk_keypoints
 
-        return list(progress_bar(disk_keypoints(images, settings), "Extracting keypoints", len(images)))
-    with ThreadPoolExecutor(MAX_SIFT_THREADS) as pool:
-        keypoints = pool.map(lambda image: sift_keypoints(image, settings), images)
-        return list(progress_bar(keypoints, "Extracting keypoints", len(images)))
+        extracted = disk_keypoints(images, settings)
+        keypoints = list(progress_bar(extracted, "Extracting keypoints", len(images)))
+    else:
+        with ThreadPoolExecutor(MAX_SIFT_THREADS) as pool:
+            extracted = pool.map(lambda image: sift_keypoints(image, settings), images)
+            keypoints = list(progress_bar(extracted, "Extracting keypoints", len(images)))
+    warn_about_inverted_masks(images, keypoints, settings.inverted_masks)
+    return keypoints
 
 
 def match_keypoints(

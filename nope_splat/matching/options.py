@@ -107,6 +107,18 @@ class StationaryOptions:
 
 
 @dataclass(frozen=True)
+class InvertedMaskOptions:
+    """Options for recognizing masks that hide the subject instead of its surroundings."""
+
+    max_keypoint_share: float = 0.05
+    """Masks seem to be inverted only if less than this fraction of all keypoints is in the used area."""
+    max_density_ratio: float = 0.1
+    """Masks seem to be inverted only if the number of keypoints per area is smaller than this multiple in the
+    used area, compared to the hidden area. Masked objects have about as much texture as their surroundings,
+    which keeps the ratio near one even for small objects."""
+
+
+@dataclass(frozen=True)
 class MirroringOptions:
     """Options for finding mirrored images.
 
@@ -243,6 +255,8 @@ class MatchingSettings:
     """RANSAC options of geometric verification."""
     stationary: Suppress[StationaryOptions] = field(default_factory=StationaryOptions)
     """Options for finding image regions that do not move while the scene moves."""
+    inverted_masks: Suppress[InvertedMaskOptions] = field(default_factory=InvertedMaskOptions)
+    """Options for recognizing inverted masks."""
     mirroring: Suppress[MirroringOptions] = field(default_factory=MirroringOptions)
     """Options for finding mirrored images."""
     ambiguity: Suppress[AmbiguityOptions] = field(default_factory=AmbiguityOptions)

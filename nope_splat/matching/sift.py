@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from nope_splat.io.images import ImageFile, read_image, read_mask
 from nope_splat.matching.options import MatchingSettings
-from nope_splat.scene.features import Keypoints
+from nope_splat.scene.features import Keypoints, MaskEffect
 
 
 def sift_keypoints(image: ImageFile, settings: MatchingSettings) -> Keypoints:
@@ -29,13 +31,14 @@ def sift_keypoints(image: ImageFile, settings: MatchingSettings) -> Keypoints:
     mask = read_mask(image, size)
     # Without the precise upscale, OpenCV's coordinates are off by a quarter of a pixel.
     detector = cv2.SIFT.create(contrastThreshold=options.contrast_threshold, enable_precise_upscale=True)
-    detections = detector.detect(gray, np.ones_like(gray) if mask is None else mask.astype(np.uint8))
+    detections, mask_effect = _apply_mask(detector.detect(gray, np.ones_like(gray)), mask)
     if not detections:
         return Keypoints(
             np.zeros((0, 2)),
             np.zeros((0, 128), np.float32),
             pixel_size,
             image_size=(image.width, image.height),
+            mask_effect=mask_effect,
         )
     xy = np.array([detection.pt for detection in detections])
     diameter = np.array([detection.size for detection in detections])
@@ -51,6 +54,7 @@ def sift_keypoints(image: ImageFile, settings: MatchingSettings) -> Keypoints:
         pixel_size,
         noise=np.hypot(1.0, diameter[selected] / options.noise_diameter),
         image_size=(image.width, image.height),
+        mask_effect=mask_effect,
     )
 
 
@@ -90,6 +94,27 @@ def select_keypoints(
     rank_in_cell[by_cell] = np.arange(len(smaller)) - np.repeat(counts.cumsum() - counts, counts)
     spread = smaller[np.argsort(rank_in_cell, kind="stable")[: max_keypoints - len(largest)]]
     return order[np.isin(order, np.concatenate([largest, spread]))]
+
+
+def _apply_mask(
+    detections: Sequence[cv2.KeyPoint], mask: NDArray[np.bool_] | None
+) -> tuple[Sequence[cv2.KeyPoint], MaskEffect | None]:
+    """Remove the keypoints in the hidden area of a mask, as OpenCV does after detection.
+
+    Args:
+        detections: The keypoints of the whole image.
+        mask: True for used pixels (H, W); None to keep all keypoints.
+
+    Returns:
+        The remaining keypoints, and how many were removed; None without a mask.
+    """
+    if mask is None:
+        return detections, None
+    xy = np.array([detection.pt for detection in detections], np.float32).reshape(-1, 2)
+    column, row = (xy + np.float32(0.5)).astype(np.int64).T  # the center of OpenCV's first pixel is (0, 0)
+    used = np.flatnonzero(mask[row, column]).tolist()
+    effect = MaskEffect(len(used), len(detections) - len(used), float(mask.mean()))
+    return [detections[index] for index in used], effect
 
 
 def _root_sift(descriptors: NDArray[np.float32]) -> NDArray[np.float32]:

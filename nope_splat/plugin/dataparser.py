@@ -96,7 +96,7 @@ class NopeDataParser(DataParser):
     @cached_property
     def folder(self) -> ImageFolder:
         """Usable and skipped images of the image folder; each skipped file is logged once as a warning."""
-        folder = find_images(self.config.data)
+        folder = find_images(self.config.data, self.config.sfm.invert_masks)
         for name, reason in folder.skipped.items():
             logger.warning(f"Skipped {name}: {reason}")
         return folder

@@ -10,6 +10,18 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
+class MaskEffect:
+    """Number of keypoints that the mask of an image leaves and hides."""
+
+    num_used: int
+    """Number of keypoints in the used area, before the strongest ones were selected."""
+    num_hidden: int
+    """Number of keypoints in the hidden area."""
+    used_area: float
+    """Used area as a fraction of the image."""
+
+
+@dataclass(frozen=True)
 class Keypoints:
     """Keypoints of one image."""
 
@@ -25,6 +37,8 @@ class Keypoints:
     all keypoints are equally precise."""
     image_size: tuple[int, int] | None = None
     """Width and height of the full-resolution image in pixels; None if unknown."""
+    mask_effect: MaskEffect | None = None
+    """Number of keypoints that the mask of the image hides; None without a mask or if unknown."""
 
     def noise_or_ones(self) -> NDArray[np.floating]:
         """Return `noise`, or ones if it is None. (K,)."""

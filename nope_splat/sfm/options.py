@@ -48,6 +48,8 @@ class SfmOptions:
     the same size, where portrait and landscape format count as the same, whose EXIF data state the same
     camera, lens and focal length, or nothing. "folder": photos of the same size in the same folder. "size":
     photos of the same size."""
+    invert_masks: bool = False
+    """Whether to ignore the white areas of masks instead of the black areas."""
     initial_focal: Annotated[float | None, POSITIVE] = None
     """Initial focal length, in pixels of the full-resolution photos. By default it is estimated from the
     matches or, if the matcher predicts pointmaps, from the pointmaps; initialization by depth starts from a

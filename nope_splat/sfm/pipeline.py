@@ -56,7 +56,8 @@ def reconstruct(
     """Reconstruct cameras and track points from unordered images.
 
     Args:
-        folder: The images, or the path to an image folder.
+        folder: The images, or the path to an image folder. The option `invert_masks` has an effect only on a
+            path.
         held_out: Names of images held out for evaluation. They are matched, but their matches are used only
             to register the held-out images from the final points.
         options: Options of matching and SfM; default options if None.
@@ -85,7 +86,7 @@ def reconstruct(
     """
     options = options or SfmOptions()
     check_sfm_options(options)
-    folder = folder if isinstance(folder, ImageFolder) else find_images(folder)
+    folder = folder if isinstance(folder, ImageFolder) else find_images(folder, options.invert_masks)
     check_images(options, folder, held_out)
     is_held_out = np.isin([image.name for image in folder.images], list(held_out))
     known_cameras = read_known_cameras(options, folder, is_held_out)

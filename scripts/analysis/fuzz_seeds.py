@@ -61,7 +61,7 @@ class Seeds:
             return self.scene
 
         dataparser.reconstruct = reconstruct_nothing
-        dataparser.find_images = lambda data: find_images(self.folder / "demo")
+        dataparser.find_images = lambda *_: find_images(self.folder / "demo")
 
 
 def make_seeds(folder: Path) -> Seeds:

@@ -180,7 +180,6 @@ def test_unusual_files_are_read(case: str, folder: Path) -> None:
 
 MASKS: dict[str, tuple[Write, ErrorCode, tuple[str, ...]]] = {
     "turned": (pixels(np.zeros((WIDTH, HEIGHT), np.uint8)), "wrong-size", ("48 x 64", "64 x 48")),
-    "halved": (pixels(np.zeros((24, 32), np.uint8)), "wrong-size", ("32 x 24", "64 x 48")),
     "empty": (text(""), "unreadable-image", ("an empty file",)),
     "no image": (text("mask"), "unreadable-image", (NO_IMAGE,)),
     "cut": (cut(0.5, "png"), "unreadable-image", ("damaged (image file is truncated)",)),

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nope_splat.errors import NopeSplatError
-from nope_splat.io.images import IMAGE_SUFFIXES, find_images, read_image, read_mask
+from nope_splat.io.decoding import IMAGE_SUFFIXES
+from nope_splat.io.images import find_images, read_image, read_mask
 
 
 def encoded(suffix: str) -> bytes:

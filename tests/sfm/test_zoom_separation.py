@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fixtures.synthetic import CAMERA, SyntheticScene, make_scene
 
 from nope_splat.geometry.camera import SharedPinhole
 from nope_splat.io.exif import DIAGONAL_35MM, ExifData
 from nope_splat.scene.reconstruction import Reconstruction
 from nope_splat.sfm.options import SfmOptions
 from nope_splat.sfm.pipeline import reconstruct_from_matches
-from fixtures.synthetic import CAMERA, SyntheticScene, make_scene
 
 SIZE = (640, 480)
 ZOOM = 1.4

@@ -170,6 +170,7 @@ def test_the_key_depends_on_contents_names_order_and_settings_only(tmp_path: Pat
         content_key([first], settings),
         content_key([replace(first, name="c.jpg"), second], settings),
         content_key([replace(first, mask_path=tmp_path / "mask.png"), second], settings),
+        content_key([replace(first, mask_path=tmp_path / "mask.png", mask_inverted=True), second], settings),
         content_key([first, second], {**settings, "ratio": 0.7}),
     ]
     (tmp_path / "a.jpg").write_bytes(b"4")

@@ -1,0 +1,202 @@
+"""Names of mask files: which mask belongs to which photo."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from nope_splat.io.decoding import IMAGE_SUFFIXES
+
+MASK_FOLDERS = ("masks", "mask", "images_masks", "images_mask")
+"""Names of folders that contain masks, in order of preference. Folders named like the image folder plus
+`_masks` or `_mask` contain masks, too."""
+BESIDE = re.compile(r"(.+)[._-]mask", re.IGNORECASE)
+"""Name, without its ending, of a mask beside its photo."""
+IN_FOLDER = re.compile(
+    r"(.+?)(?:[._ -](?:mask|masks|masked|matte|alpha|cutout|silhouette|segmentation|seg|removebg|nobg|rmbg"
+    r"|preview))+",
+    re.IGNORECASE,
+)
+"""Name, without its ending, of a mask in a mask folder whose name has words that the photo's name lacks.
+Other words could belong to another photo."""
+
+
+@dataclass(frozen=True)
+class AssignedMasks:
+    """Mask files of the photos in an image folder."""
+
+    folders: tuple[Path, ...]
+    """Existing mask folders, in order of preference."""
+    paths: dict[str, Path]
+    """Mask file, by photo name."""
+    rejected: dict[str, tuple[Path, ...]]
+    """Other mask files that fit the photo, by the name of each photo with several masks."""
+    unused: tuple[Path, ...]
+    """Files in mask folders that fit no photo."""
+
+
+def is_mask_folder_name(name: str, root: Path) -> bool:
+    """Check whether a folder contains masks instead of photos, by its name.
+
+    Args:
+        name: Name of the folder, in any case of its letters.
+        root: The image folder.
+    """
+    return name.casefold() in [folder.casefold() for folder in _folder_names(root)]
+
+
+def mask_folders(root: Path) -> tuple[Path, ...]:
+    """Return the folders in and next to an image folder that are searched for masks; most do not exist.
+
+    Args:
+        root: The image folder.
+    """
+    names = [spelled for name in _folder_names(root) for spelled in (name, name.capitalize(), name.upper())]
+    return tuple(folder / name for folder in (root, root.parent) for name in dict.fromkeys(names))
+
+
+def masks_beside_photos(images: Sequence[str]) -> dict[str, str]:
+    """Find the masks among the image files of a folder: `a_mask.png` is one if there is a photo `a.jpg`.
+
+    Args:
+        images: Names of the image files, relative to the image folder.
+
+    Returns:
+        Name of the masked photo without its ending or with it, in lower case, by the name of the mask.
+    """
+    bases = {name: _base(name, BESIDE) for name in images}
+    keys = {key for name, base in bases.items() if base is None for key in _photo_keys(name)}
+    return {name: base for name, base in bases.items() if base is not None and base in keys}
+
+
+def assign_masks(
+    root: Path,
+    photos: Sequence[str],
+    inner_folders: Sequence[Path],
+    beside: Mapping[str, str],
+    files_in: Callable[[Path], list[str]],
+) -> AssignedMasks:
+    """Assign mask files to photos by their names, regardless of the case of letters.
+
+    Masks are preferred in this order: by folder (in the image folder, next to it, beside the photo), then by
+    name (`a.jpg.png`, `a.png`, `a.jpg`, `a_mask.png`, `a.png.png`).
+
+    Args:
+        root: The image folder.
+        photos: Names of the photos, relative to the image folder.
+        inner_folders: Mask folders in the image folder and its subfolders.
+        beside: Masks beside photos, from `masks_beside_photos`.
+        files_in: Function that lists the image files in a mask folder, relative to it.
+    """
+    folders = _ordered_folders(root, inner_folders)
+    index = _PhotoIndex.of(photos)
+    candidates: dict[str, list[tuple[tuple[int, int, str], Path]]] = defaultdict(list)
+    unused = []
+    for rank, folder in enumerate(folders):
+        inside = folder.parent == root or root in folder.parent.parents
+        base = folder.parent.relative_to(root).as_posix() if inside else "."
+        for file in files_in(folder):
+            fits = index.photos_of(base, file)
+            for photo, name_rank in fits:
+                candidates[photo].append(((rank, name_rank, file), folder / file))
+            if not fits:
+                unused.append(folder / file)
+    for file, key in beside.items():
+        for photo in index.by_key[key]:
+            candidates[photo].append(((len(folders), 0, file), root / file))
+    paths, rejected = {}, {}
+    for photo in sorted(candidates):
+        first, *others = [path for _, path in sorted(candidates[photo])]
+        paths[photo] = first
+        if others:
+            rejected[photo] = tuple(others)
+    return AssignedMasks(tuple(folders), paths, rejected, tuple(unused))
+
+
+@dataclass(frozen=True)
+class _PhotoIndex:
+    """Photos by their names in lower case."""
+
+    by_key: Mapping[str, list[str]]
+    """Photos by their path, with and without its ending."""
+    by_name: Mapping[str, list[str]]
+    """Photos by their file name, with and without its ending."""
+
+    @classmethod
+    def of(cls, photos: Sequence[str]) -> _PhotoIndex:
+        by_key, by_name = defaultdict(list), defaultdict(list)
+        for photo in photos:
+            for key in _photo_keys(photo):
+                by_key[key].append(photo)
+                by_name[key.rpartition("/")[2]].append(photo)
+        return cls(by_key, by_name)
+
+    def photos_of(self, base: str, file: str) -> list[tuple[str, int]]:
+        """Find the photos that a mask may belong to, each with the rank of the mask's name.
+
+        For masks without subfolders, a file name that only one photo has in all subfolders is sufficient.
+
+        Args:
+            base: Folder that contains the mask folder, relative to the image folder.
+            file: The mask, relative to the mask folder.
+        """
+        path = PurePosixPath(base) / file
+        searches = [(self.by_key, path.parent)]
+        if path.name == str(path):
+            searches.append((self.by_name, PurePosixPath()))
+        for photos, folder in searches:
+            for key, rank in _mask_keys(path.name):
+                fits = photos.get((folder / key).as_posix().casefold(), [])
+                # Names that differ only in the case of letters are different photos on some file systems.
+                exact = [photo for photo in fits if PurePosixPath(photo).name.startswith(key)]
+                fits = exact or fits
+                if fits and (photos is self.by_key or len(fits) == 1):
+                    return [(photo, rank) for photo in fits]
+        return []
+
+
+def _mask_keys(name: str) -> Iterator[tuple[str, int]]:
+    """Yield the names that the photo of a mask may have, with or without its ending, and their ranks."""
+    stem, suffix = os.path.splitext(name)
+    yield stem, 0 if os.path.splitext(stem)[1] else 1 if suffix.lower() == ".png" else 2
+    if match := IN_FOLDER.fullmatch(stem):
+        yield match[1], 3
+    inner, inner_suffix = os.path.splitext(stem)
+    if inner_suffix.lower() in IMAGE_SUFFIXES:
+        yield inner, 4
+
+
+def _photo_keys(name: str) -> set[str]:
+    """Return the path of a photo in lower case, with and without its ending."""
+    return {name.casefold(), os.path.splitext(name)[0].casefold()}
+
+
+def _base(name: str, pattern: re.Pattern[str]) -> str | None:
+    """Return the path of the photo of a mask in lower case; None if the pattern does not match."""
+    path = PurePosixPath(name)
+    match = pattern.fullmatch(path.stem)
+    return (path.parent / match[1]).as_posix().casefold() if match else None
+
+
+def _folder_names(root: Path) -> tuple[str, ...]:
+    """Return the names of folders that contain masks, in order of preference."""
+    name = root.name or root.resolve().name
+    return tuple(dict.fromkeys((*MASK_FOLDERS, f"{name}_masks", f"{name}_mask")))
+
+
+def _ordered_folders(root: Path, inner_folders: Sequence[Path]) -> list[Path]:
+    """Return the existing mask folders in and next to an image folder, in order of preference, each once."""
+    names = [name.casefold() for name in _folder_names(root)]
+    inner = sorted(inner_folders, key=lambda folder: (names.index(folder.name.casefold()), folder))
+    outer = [folder for folder in mask_folders(root) if folder.parent == root.parent and folder.is_dir()]
+    folders, seen = [], set()
+    for folder in (*inner, *outer):
+        status = folder.stat()
+        if (status.st_dev, status.st_ino) not in seen:
+            seen.add((status.st_dev, status.st_ino))
+            folders.append(folder)
+    return folders

@@ -1,0 +1,176 @@
+"""List an image folder without reading its files: photos, their masks, and files that cannot be read."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from nope_splat.io.decoding import IMAGE_SUFFIXES
+from nope_splat.io.mask_files import AssignedMasks, assign_masks, is_mask_folder_name, masks_beside_photos
+
+
+@dataclass(frozen=True)
+class UnreadKind:
+    """Kind of files that are not read, although people keep them among their photos."""
+
+    singular: str
+    plural: str
+    advice: str
+    """What to do, as part of a sentence, with "{them}" for the files."""
+    suffixes: frozenset[str]
+    """Endings in lower case."""
+
+
+def _kind(singular: str, plural: str, advice: str, suffixes: str) -> UnreadKind:
+    return UnreadKind(singular, plural, advice, frozenset(suffixes.split()))
+
+
+UNREAD_KINDS = (
+    _kind(
+        "raw file",
+        "raw files",
+        "export {them} as JPEG or TIFF",
+        ".dng .cr2 .cr3 .crw .nef .nrw .arw .srf .sr2 .srw .raf .orf .rw2 .rwl .raw .pef .3fr .fff .iiq .x3f"
+        " .gpr .dcr .kdc .mrw .erf .mef .mos",
+    ),
+    _kind("JPEG XL file", "JPEG XL files", "convert {them} to JPEG or PNG", ".jxl"),
+    _kind(
+        "360-degree photo",
+        "360-degree photos",
+        "export views of 90 degrees as JPEG",
+        ".insp",
+    ),
+    _kind("layered file", "layered files", "save {them} as PNG or TIFF", ".psd .psb .xcf .kra .afphoto"),
+    _kind(
+        "HDR file", "HDR files", "save {them} with 8 or 16 bits per channel as PNG or TIFF", ".exr .hdr .pfm"
+    ),
+    _kind("GIF file", "GIF files", "save {them} as PNG", ".gif"),
+    _kind("archive", "archives", "unpack {them}", ".zip .rar .7z .tar .tgz .gz .bz2 .xz .zst"),
+    _kind(
+        "video",
+        "videos",
+        "extract frames with ffmpeg",
+        ".mp4 .mov .m4v .avi .mkv .webm .mts .m2ts .3gp .wmv .mpg .mpeg .insv .360 .braw .r3d",
+    ),
+)
+"""Kinds of files that are named in a message, so that no photo is missing without a reason."""
+
+
+@dataclass(frozen=True)
+class PhotoFiles:
+    """Files of an image folder and its subfolders, sorted by what they are."""
+
+    photos: tuple[str, ...]
+    """Names of the image files that are not masks, relative to the folder, in natural order."""
+    masks: AssignedMasks
+    """Mask files of the photos."""
+    unread: tuple[str, ...]
+    """One sentence part for each kind of files that cannot be read, such as "2 videos (.mp4) are not read;
+    extract frames with ffmpeg"."""
+
+
+def image_root(data: Path) -> Path:
+    """Return the subfolder `images` of a folder if it exists, else the folder itself.
+
+    Args:
+        data: The image folder, or a folder that contains it as `images/`, in any case of its letters.
+    """
+    for name in ("images", "Images", "IMAGES"):
+        if (data / name).is_dir():
+            return data / name
+    return data
+
+
+def list_photos(root: Path, on_error: Callable[[OSError], object] = lambda _: None) -> PhotoFiles:
+    """List the photos of an image folder with their masks.
+
+    Hidden files and folders are ignored.
+
+    Args:
+        root: The image folder.
+        on_error: Function that is called with the error of each subfolder that cannot be read.
+    """
+    files: list[str] = []
+    mask_folders: list[Path] = []
+    for folder, subfolders, names in _walk(root, on_error):
+        mask_folders += [folder / name for name in subfolders if is_mask_folder_name(name, root)]
+        subfolders[:] = [name for name in subfolders if not is_mask_folder_name(name, root)]
+        files += [(folder / name).relative_to(root).as_posix() for name in names]
+    images = [file for file in files if _suffix(file) in IMAGE_SUFFIXES]
+    beside = masks_beside_photos(images)
+    photos = sorted((file for file in images if file not in beside), key=natural_key)
+    masks = assign_masks(root, photos, mask_folders, beside, _files_in)
+    return PhotoFiles(tuple(photos), masks, tuple(_unread(files)))
+
+
+def natural_key(name: str) -> tuple[list[str | int], str]:
+    """Return a sort key for image names that orders numbers by value, so that `photo9` precedes `photo10`.
+
+    Args:
+        name: The name.
+    """
+    parts = re.split(r"(\d+)", name.casefold())
+    return [int(part) if part.isdecimal() else part for part in parts], name
+
+
+def examples(names: Sequence[str]) -> str:
+    """Name up to three files in a sentence, such as "a.jpg, b.jpg, c.jpg and 5 more".
+
+    Args:
+        names: Names of at least one file.
+    """
+    more = len(names) - 3
+    return ", ".join(names[:3]) + (f" and {more} more" if more > 0 else "")
+
+
+def _walk(
+    root: Path, on_error: Callable[[OSError], object] = lambda _: None
+) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Yield each folder with the names of its subfolders and files, without hidden ones.
+
+    Symbolic links are followed, but each folder is visited only once. Subfolders that are removed from the
+    list are not visited. `on_error` is called with the error of each subfolder that cannot be read.
+    """
+    visited: set[tuple[int, int]] = set()
+    for folder, subfolders, files in os.walk(root, onerror=on_error, followlinks=True):
+        try:
+            status = os.stat(folder)
+        except OSError as error:
+            on_error(error)
+            subfolders.clear()
+            continue
+        if (status.st_dev, status.st_ino) in visited:
+            subfolders.clear()
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        subfolders[:] = sorted(name for name in subfolders if name[0] != ".")
+        yield Path(folder), subfolders, [file for file in files if file[0] != "."]
+
+
+def _files_in(folder: Path) -> list[str]:
+    """List the image files in a mask folder and its subfolders, relative to it and sorted."""
+    paths = [path / name for path, _, files in _walk(folder) for name in files]
+    images = [path for path in paths if _suffix(path.name) in IMAGE_SUFFIXES | {".gif"}]
+    return sorted(path.relative_to(folder).as_posix() for path in images)
+
+
+def _suffix(name: str) -> str:
+    """Return the ending of a file name, with its dot and in lower case."""
+    return PurePosixPath(name).suffix.lower()
+
+
+def _unread(files: Sequence[str]) -> Iterator[str]:
+    """Describe each kind of files that cannot be read, with its number and what to do."""
+    suffixes = [_suffix(file) for file in files]
+    for kind in UNREAD_KINDS:
+        found = [suffix for suffix in suffixes if suffix in kind.suffixes]
+        if found:
+            endings = ", ".join(sorted(set(found)))
+            if len(found) == 1:
+                yield f"1 {kind.singular} ({endings}) is not read; {kind.advice.format(them='it')}"
+            else:
+                count = f"{len(found)} {kind.plural}"
+                yield f"{count} ({endings}) are not read; {kind.advice.format(them='them')}"
