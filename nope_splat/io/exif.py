@@ -184,8 +184,9 @@ def _text(tags: Mapping[int, Any], tag: int) -> str:
 
 def _time(tags: Mapping[int, Any]) -> datetime | None:
     """Return the local time at which the photo was taken."""
+    text = _text(tags, Base.DateTimeOriginal)
     try:
-        return datetime.strptime(_text(tags, Base.DateTimeOriginal), "%Y:%m:%d %H:%M:%S")
+        return datetime.strptime(text, "%Y:%m:%d %H:%M:%S") if text else None
     except ValueError:
         return None
 

@@ -18,11 +18,11 @@ from nope_splat.io.images import (
     MAX_READING_THREADS,
     ImageFile,
     ImageFolder,
-    mask_folders,
     read_image,
     read_mask,
     rereading,
 )
+from nope_splat.io.mask_files import mask_folders
 from nope_splat.io.output import RECORD, check_replaceable, replacing_files
 from nope_splat.scene.reconstruction import Reconstruction
 from nope_splat.utils.progress import progress_bar

@@ -20,7 +20,6 @@ from nope_splat.errors import NopeSplatError
 from nope_splat.io.color import color_problem
 from nope_splat.io.decoding import failure_reason, open_image, read_alpha, read_pixels, turn_upright
 from nope_splat.io.exif import ExifData, read_exif
-from nope_splat.io.mask_files import mask_folders as mask_folders
 from nope_splat.io.masks import require_mask_fits, scale_mask, turn_mask_upright, used_pixels
 from nope_splat.io.photo_files import image_root, list_photos
 from nope_splat.io.photo_notices import FileFindings, log_findings, log_listing
