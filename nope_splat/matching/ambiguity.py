@@ -32,22 +32,22 @@ def count_second_motion(
         settings: Options of matching.
 
     Returns:
-        The pair, with `num_second` set to the number of inliers of the second geometry; the unchanged pair if
-        there are too few inliers.
+        The pair, with `num_second_motion` set to the number of inliers of the second geometry; the unchanged
+        pair if there are too few inliers.
     """
     options = settings.ambiguity
     used = np.concatenate([verified.indices, verified.stationary])
-    rest = indices[~np.isin(indices @ (1, 1j), used @ (1, 1j))]
+    unverified = indices[~np.isin(indices @ (1, 1j), used @ (1, 1j))]
     # Matches just above the threshold still belong to the first geometry, because of lens distortion and
     # keypoint noise.
-    errors = epipolar_errors(verified, rest, keypoints)
-    rest = rest[errors > options.min_contradiction * settings.max_epipolar_error]
-    if len(rest) < settings.min_matches:
+    errors = epipolar_errors(verified, unverified, keypoints)
+    unverified = unverified[errors > options.min_contradicting_error_ratio * settings.max_epipolar_error]
+    if len(unverified) < settings.min_matches:
         return verified
     pixel_size = max(keypoints[image_id].pixel_size for image_id in (verified.first, verified.second))
     first, second = (
         keypoints[image_id].xy[index] / pixel_size
-        for image_id, index in zip((verified.first, verified.second), rest.T, strict=True)
+        for image_id, index in zip((verified.first, verified.second), unverified.T, strict=True)
     )
     ransac = {
         "max_epipolar_error": settings.max_epipolar_error,
@@ -56,13 +56,15 @@ def count_second_motion(
         "seed": settings.seed,
     }
     _, info = poselib.estimate_fundamental(first, second, ransac, {"max_iterations": 0})
-    num_second = int(info["num_inliers"])
-    if num_second < max(settings.min_matches, options.min_second_inlier_ratio * len(rest)):
+    num_second_motion = int(info["num_inliers"])
+    if num_second_motion < max(
+        settings.min_matches, options.min_second_motion_inlier_ratio * len(unverified)
+    ):
         return verified
-    return replace(verified, num_second=num_second)
+    return replace(verified, num_second_motion=num_second_motion)
 
 
-def repetition(
+def measure_repetition(
     keypoints: Sequence[Keypoints], pairs: Sequence[PairMatches], options: AmbiguityOptions
 ) -> NDArray[np.floating]:
     """Measure the fraction of keypoints in each image that resemble another place in the same image.

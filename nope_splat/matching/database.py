@@ -21,7 +21,7 @@ from nope_splat.matching import (
     Pointmaps,
     match_images,
 )
-from nope_splat.matching.ambiguity import repetition
+from nope_splat.matching.ambiguity import measure_repetition
 from nope_splat.matching.mirrored import find_mirrored_images
 from nope_splat.matching.stationary import find_stationary_pixels, without_stationary_pixels
 from nope_splat.scene.consistency import require_consistent_matches
@@ -204,7 +204,7 @@ def _describe_images(
     # repeat.
     stationary = find_stationary_pixels(keypoints, pairs, settings)
     moving = without_stationary_pixels(keypoints, pairs, stationary, settings)
-    repeated = repetition(keypoints, moving, settings.ambiguity)
+    repeated = measure_repetition(keypoints, moving, settings.ambiguity)
     mirrored = np.zeros(0, np.int64)
     if settings.matcher == "sift":  # only SIFT descriptors can be converted to those of the mirrored image
         mirrored = find_mirrored_images(keypoints, moving, stationary, settings)
@@ -218,7 +218,7 @@ def _pairs_to_arrays(pairs: Sequence[PairMatches]) -> dict[str, NDArray[Any]]:
         "indices": np.concatenate([np.zeros((0, 2), np.int64), *(pair.indices for pair in pairs)]),
         "num_matches": np.array([len(pair.indices) for pair in pairs], np.int64),
         "stationary": np.concatenate([np.zeros((0, 2), np.int64), *(pair.stationary for pair in pairs)]),
-        "num_second": np.array([pair.num_second for pair in pairs], np.int64),
+        "num_second": np.array([pair.num_second_motion for pair in pairs], np.int64),
         "num_stationary": np.array([len(pair.stationary) for pair in pairs], np.int64),
         "images": np.array([(pair.first, pair.second) for pair in pairs], np.int64).reshape(-1, 2),
         "fundamentals": np.array([pair.fundamental for pair in pairs]).reshape(-1, 3, 3),
@@ -229,8 +229,10 @@ def _pairs_to_arrays(pairs: Sequence[PairMatches]) -> dict[str, NDArray[Any]]:
 def _pairs_from_arrays(arrays: dict[str, NDArray[Any]]) -> list[PairMatches]:
     """Create verified pairs from the arrays of `_pairs_to_arrays`."""
     return [
-        PairMatches(int(first), int(second), indices, fundamental, float(ratio), stationary, int(num_second))
-        for (first, second), indices, fundamental, ratio, stationary, num_second in zip(
+        PairMatches(
+            int(first), int(second), indices, fundamental, float(ratio), stationary, int(num_second_motion)
+        )
+        for (first, second), indices, fundamental, ratio, stationary, num_second_motion in zip(
             arrays["images"],
             _split(arrays["indices"], arrays["num_matches"]),
             arrays["fundamentals"],

@@ -2,12 +2,12 @@
 
 Mirroring an image permutes the entries of its SIFT descriptors. If one of two overlapping images is mirrored,
 the images match if this permutation is applied to the descriptors of one image ("flipped" matches). Ordinary
-matches are evidence that both images of a pair have the same orientation; flipped matches are evidence that
-exactly one of them is mirrored. However, symmetric objects have flipped matches in ordinary images: the left
-side of a car matches its mirrored right side. Therefore
+matches are evidence that both images of a pair have the same chirality (both or neither are mirrored);
+flipped matches are evidence that exactly one of them is mirrored. However, symmetric objects have flipped
+matches in ordinary images: the left side of a car matches its mirrored right side. Therefore
 
 - an ordinary match counts several times as much as a flipped match,
-- the maximum spanning forest of this evidence decides which images have the same orientation. If a pair
+- the maximum spanning forest of this evidence decides which images have the same chirality. If a pair
   contradicts a chain of other pairs that connects the same two images, the pair with the weakest evidence
   in this cycle is not used.
 
@@ -79,12 +79,14 @@ def find_mirrored_images(
         edges = np.array(list(ordinary), np.int64).reshape(-1, 2)
         counts = np.array(list(ordinary.values()))
 
-        def hands(flipped: Mapping[tuple[int, int], float]) -> tuple[list[int], list[tuple[int, int]]]:
-            evidence = hand_evidence(counts, np.array([flipped.get(edge, 0) for edge in ordinary]), settings)
-            return separate_hands(num_images, edges, evidence)
+        def split(flipped: Mapping[tuple[int, int], float]) -> tuple[list[int], list[tuple[int, int]]]:
+            evidence = chirality_evidence(
+                counts, np.array([flipped.get(edge, 0) for edge in ordinary]), settings
+            )
+            return split_by_chirality(num_images, edges, evidence)
 
         # Verify estimated counts of flipped matches only while they change the result.
-        while (result := hands(estimates | verified))[0] != hands(verified)[0]:
+        while (result := split(estimates | verified))[0] != split(verified)[0]:
             unverified = [pair for pair in result[1] if pair not in verified]
             unverified = unverified or [pair for pair in estimates if pair not in verified]
             counted = [pool.submit(count_flipped_matches, *pair, moving, settings) for pair in unverified]
@@ -179,14 +181,14 @@ def count_flipped_matches(
     return 0 if verified is None else len(verified.indices)
 
 
-def hand_evidence(
+def chirality_evidence(
     ordinary: NDArray[np.integer], flipped: NDArray[np.number], settings: MatchingSettings
 ) -> NDArray[np.floating]:
-    """Compute the evidence that both images of a pair have the same orientation, or that one is mirrored.
+    """Compute the evidence that both images of a pair have the same chirality, or that one is mirrored.
 
     The evidence of a pair is `ordinary` - w `flipped`, with the weight w = `flipped_weight`. However, if
-    `flipped` is at least `min_ratio` times `ordinary`, the evidence is -w `flipped`, or zero if w `flipped`
-    is below `settings.min_matches`.
+    `flipped` is at least `min_flipped_ratio` times `ordinary`, the evidence is -w `flipped`, or zero if w
+    `flipped` is below `settings.min_matches`.
 
     Args:
         ordinary: Number of ordinary matches of each pair. (E,).
@@ -198,11 +200,11 @@ def hand_evidence(
         negative if exactly one image is mirrored, zero if the evidence is too weak. (E,).
     """
     weighted = flipped * settings.mirroring.flipped_weight
-    is_opposite = flipped >= settings.mirroring.min_ratio * np.maximum(ordinary, 1)
+    is_opposite = flipped >= settings.mirroring.min_flipped_ratio * np.maximum(ordinary, 1)
     return np.where(is_opposite, -np.where(weighted < settings.min_matches, 0, weighted), ordinary - weighted)
 
 
-def separate_hands(
+def split_by_chirality(
     num_images: int, edges: NDArray[np.int64], evidence: NDArray[np.floating]
 ) -> tuple[list[int], list[tuple[int, int]]]:
     """Divide images into ordinary and mirrored images, by the maximum spanning forest of the evidence.
@@ -213,7 +215,7 @@ def separate_hands(
     Args:
         num_images: Number of images.
         edges: Image indices of each pair; each pair at most once. (E, 2).
-        evidence: Evidence of each pair, from `hand_evidence`. (E,).
+        evidence: Evidence of each pair, from `chirality_evidence`. (E,).
 
     Returns:
         Indices of the mirrored images, ascending; and the pairs of an ordinary and a mirrored image on which
@@ -223,8 +225,8 @@ def separate_hands(
     edges, evidence = edges[used], evidence[used]
     forest = maximum_spanning_forest(num_images, edges, np.abs(evidence))
     edges, is_opposite = edges[forest], evidence[forest] < 0
-    # In a graph with two nodes per image, one for each orientation, every component is one assignment of
-    # orientations.
+    # In a graph with two nodes per image, one for each chirality, every component is one assignment of
+    # chiralities.
     first, second = edges.T
     crossed = num_images * is_opposite
     same_choice = [
@@ -264,12 +266,12 @@ def _estimate_flipped_matches(
     for first, second in candidates:
         partners[first].append(second)
     probes = {
-        image_id: _select(features, _largest(features, options.num_probes))
+        image_id: _select(features, _largest(features, options.num_probe_keypoints))
         for image_id, features in enumerate(keypoints)
     }
 
     def estimate(first: int) -> dict[tuple[int, int], float]:
-        largest = _select(keypoints[first], _largest(keypoints[first], options.num_probed))
+        largest = _select(keypoints[first], _largest(keypoints[first], options.num_target_keypoints))
         target, estimates = _prepare(largest.descriptors, settings), {}
         for second in partners[first]:
             query = _prepare(flip_descriptors(probes[second].descriptors), settings)

@@ -79,7 +79,7 @@ class TwoViewGeometryOptions:
     subset_size: int = 50
     """Number of matches in the subset on which RANSAC is tried first. If nearly all of them are inliers, the
     subset determines the geometry as well as all matches do."""
-    easy_inlier_ratio: float = 0.8
+    min_subset_inlier_ratio: float = 0.8
     """Minimum inlier ratio in the subset for the geometry of the subset to be used and refined on all
     matches. Below this ratio, RANSAC runs on all matches."""
     min_num_subset_trials: int = 20
@@ -125,7 +125,7 @@ class MirroringOptions:
     A flipped match is a match found after mirroring the SIFT descriptors of one image.
     """
 
-    min_ratio: float = 3.0
+    min_flipped_ratio: float = 3.0
     """Minimum ratio of the number of flipped matches (found after mirroring one image) to the number of
     ordinary matches, for one image of the pair to be considered mirrored."""
     flipped_weight: float = 1 / 6
@@ -138,10 +138,10 @@ class MirroringOptions:
     min_strong_ratio: float = 1 / 3
     """Minimum number of matches of a strong pair (see `min_strong_matches`), as a fraction of the largest
     number of matches of any pair that contains one of its two images."""
-    num_probes: int = 400
+    num_probe_keypoints: int = 400
     """Number of the largest keypoints of an image that are mirrored and matched to another image as a quick
     test. Large keypoints are more often detected in the other image, too."""
-    num_probed: int = 2048
+    num_target_keypoints: int = 2048
     """Number of the largest keypoints of the other image to which the mirrored keypoints are matched in the
     quick test."""
     min_probe_ratio: float = 0.05
@@ -156,12 +156,12 @@ class MirroringOptions:
 class AmbiguityOptions:
     """Options for measuring how ambiguous the matches are."""
 
-    min_contradiction: float = 3.0
+    min_contradicting_error_ratio: float = 3.0
     """Matches with an epipolar error above this multiple of `max_epipolar_error` contradict the epipolar
     geometry of their pair and may belong to a second motion."""
-    min_second_inlier_ratio: float = 0.5
+    min_second_motion_inlier_ratio: float = 0.5
     """A pair has a second motion only if at least this fraction of its contradicting matches (see
-    `min_contradiction`) are inliers of a second epipolar geometry."""
+    `min_contradicting_error_ratio`) are inliers of a second epipolar geometry."""
     max_num_trials: int = 500
     """Number of RANSAC trials for the second motion. If half of the contradicting matches belong to the
     motion, it is found with a probability of 98 percent."""

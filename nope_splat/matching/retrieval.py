@@ -30,9 +30,9 @@ from nope_splat.scene.features import Keypoints
 
 NUM_WORDS = 256
 """Number of visual words in the vocabulary."""
-SAMPLE = 64
+DESCRIPTORS_PER_WORD = 64
 """Number of keypoint descriptors per visual word from which the vocabulary is learned."""
-ITERATIONS = 2
+NUM_ITERATIONS = 2
 """Number of k-means iterations. A few suffice, because the vocabulary need not be optimal."""
 
 
@@ -163,14 +163,17 @@ def _unrelated_sigma(vlad: NDArray[np.float32], dimension: int) -> float:
 def _vocabulary(keypoints: Sequence[Keypoints], seed: int) -> NDArray[np.float32]:
     """Learn the visual words: k-means centers of a sample of all keypoint descriptors. (W, D)."""
     rng = np.random.default_rng(seed)
-    share = -(-NUM_WORDS * SAMPLE // len(keypoints))
+    num_per_image = -(-NUM_WORDS * DESCRIPTORS_PER_WORD // len(keypoints))
     sample = np.concatenate(
-        [one.descriptors[rng.permutation(len(one.descriptors))[:share]] for one in keypoints]
+        [
+            features.descriptors[rng.permutation(len(features.descriptors))[:num_per_image]]
+            for features in keypoints
+        ]
     )
     sample = rng.permutation(sample)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # an empty cluster keeps its center
-        return kmeans2(sample, sample[:NUM_WORDS], iter=ITERATIONS, minit="matrix")[0]
+        return kmeans2(sample, sample[:NUM_WORDS], iter=NUM_ITERATIONS, minit="matrix")[0]
 
 
 def _by_word(

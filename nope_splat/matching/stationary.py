@@ -117,7 +117,9 @@ def without_stationary_pixels(
             continue
         verified = verify_pair(pair.first, pair.second, pair.indices[~removed], keypoints, settings)
         if verified is not None:
-            remaining.append(replace(verified, stationary=pair.stationary, num_second=pair.num_second))
+            remaining.append(
+                replace(verified, stationary=pair.stationary, num_second_motion=pair.num_second_motion)
+            )
     return remaining
 
 

@@ -135,12 +135,12 @@ def _estimate_fundamental(
         subset = _evenly_spaced(num_matches, options.subset_size)
         limits = {
             "min_iterations": options.min_num_subset_trials,
-            "max_iterations": num_trials(options.easy_inlier_ratio, options),
+            "max_iterations": num_trials(options.min_subset_inlier_ratio, options),
         }
         initial, info = poselib.estimate_fundamental(
             xy_first[subset], xy_second[subset], ransac | limits, NO_REFINEMENT
         )
-        if info["num_inliers"] >= options.easy_inlier_ratio * options.subset_size:
+        if info["num_inliers"] >= options.min_subset_inlier_ratio * options.subset_size:
             # With an initial geometry and no iterations, RANSAC only refines the initial geometry on all
             # matches.
             refine = max_error | {"max_iterations": 0}

@@ -37,7 +37,7 @@ class DepthPrior(NamedTuple):
     """Depth in world units, or its inverse (see `DepthPriors.inverse`); NaN if unknown or masked. (H, W)."""
     used: Tensor
     """True for unmasked pixels. (H, W), bool."""
-    pixels: Tensor
+    scale: Tensor
     """Width and height of the map divided by those of the full-resolution image, at most 1. (2,)."""
     center: Tensor
     """Principal point (x, y) in pixels of the map. (2,)."""
@@ -137,9 +137,9 @@ def _prior(
     full = np.array([image.width, image.height])
     shrink = min(1.0, MAX_SIZE / max(image.width, image.height))
     width, height = (max(1, round(side * shrink)) for side in (image.width, image.height))
-    pixels = np.array([width, height]) / full
+    scale = np.array([width, height]) / full
     grid = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), axis=-1)
-    values = depth_map.sample(lens.project(camera.unproject(grid / pixels, full), full))
+    values = depth_map.sample(lens.project(camera.unproject(grid / scale, full), full))
     lens = replace(lens, radial=(0.0, 0.0)) if camera == lens else lens  # keep the distortion of the mask too
     used = read_undistorted_mask(image, (width, height), lens)
     used = np.ones((height, width), bool) if used is None else used
@@ -147,6 +147,6 @@ def _prior(
     return DepthPrior(
         torch.from_numpy(fit.scale * values + fit.shift).float(),
         torch.from_numpy(used),
-        torch.from_numpy(pixels).float(),
-        torch.from_numpy(camera.principal_points(full) * pixels).float(),
+        torch.from_numpy(scale).float(),
+        torch.from_numpy(camera.principal_points(full) * scale).float(),
     )

@@ -17,7 +17,7 @@ from nope_splat.splatting.depth_losses import (
 )
 from nope_splat.splatting.lens import Lens
 
-SAMPLES = 1024
+NUM_SAMPLES = 1024
 """Number of pixels sampled at random in each of the two views for the Chamfer loss."""
 
 
@@ -114,12 +114,12 @@ class DepthSupervision(nn.Module):
         points, cameras = [], []
         for view in pair:
             prior = priors.views[view]
-            camera = ImageView(T_camera_world[view], focals[view] * prior.pixels, prior.center)
+            camera = ImageView(T_camera_world[view], focals[view] * prior.scale, prior.center)
             if lens is not None:
-                center = prior.center + lens.shift[view] * prior.pixels
+                center = prior.center + lens.shift[view] * prior.scale
                 camera = camera._replace(center=center, radial=lens.radial[view])
             height, width = prior.values.shape
-            index = torch.randint(height * width, (SAMPLES,), device=prior.values.device)
+            index = torch.randint(height * width, (NUM_SAMPLES,), device=prior.values.device)
             values = prior.values.flatten()[index]
             depth, valid = corrected_depth(values, self.corrections[view], priors.inverse)
             index, depth = index[valid], depth[valid]

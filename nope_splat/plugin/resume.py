@@ -70,7 +70,7 @@ class SavedRun:
         return find_checkpoints(self.path / "nerfstudio_models")
 
     @cached_property
-    def latest(self) -> tuple[int, Origin]:
+    def latest_checkpoint(self) -> tuple[int, Origin]:
         """Number of iterations in the latest loadable checkpoint, and the identity of its training.
 
         The number is 0 if no checkpoint can be loaded.
@@ -85,15 +85,15 @@ class SavedRun:
         return 0, Origin(None, [])
 
     @property
-    def done(self) -> int:
+    def num_iterations(self) -> int:
         """Number of iterations in the latest loadable checkpoint; 0 if there is none."""
-        return self.latest[0]
+        return self.latest_checkpoint[0]
 
     @property
-    def length(self) -> int:
+    def max_num_iterations(self) -> int:
         """Number of iterations after which the training is complete; 0 if unknown."""
         if self.record is not None:
-            return self.record.length
+            return self.record.max_num_iterations
         try:
             text = (self.path / "config.yml").read_text("utf8", "replace")
         except OSError:
@@ -104,12 +104,12 @@ class SavedRun:
     @property
     def is_complete(self) -> bool:
         """Whether the latest checkpoint contains all iterations of the training."""
-        return 0 < self.length <= self.done
+        return 0 < self.max_num_iterations <= self.num_iterations
 
     @property
-    def order(self) -> tuple[int, int, str]:
+    def sort_key(self) -> tuple[int, int, str]:
         """Sort key, latest run last: `RunRecord.number` (0 if unknown), iterations done, and folder name."""
-        return self.record.number if self.record else 0, self.done, self.path.name
+        return self.record.number if self.record else 0, self.num_iterations, self.path.name
 
     def difference(self, record: RunRecord) -> str | None:
         """Describe the first difference between this run and a training that is about to start.
@@ -126,9 +126,9 @@ class SavedRun:
             return f"its {RECORD_FILE} is missing, damaged or from another version"
         if (setting := record.different_setting(self.record)) is not None:
             return setting
-        if not self.done:  # nothing was trained on the photos
+        if not self.num_iterations:  # nothing was trained on the photos
             return None
-        origin = self.latest[1]
+        origin = self.latest_checkpoint[1]
         if origin.training_id != self.record.id:
             return "its checkpoint belongs to another training"
         return record.different_photo(self.record, origin.held_out)
@@ -152,10 +152,14 @@ def find_resumable_run(runs: Iterable[SavedRun], record: RunRecord) -> SavedRun 
     Returns:
         The run. None if no run can be resumed, or if another process is training in the folder of the run.
     """
-    same = sorted((run for run in runs if run.difference(record) is None), key=lambda run: run.order)
-    latest = max((run for run in same if run.done), key=lambda run: run.order, default=None)
+    same = sorted((run for run in runs if run.difference(record) is None), key=lambda run: run.sort_key)
+    latest = max((run for run in same if run.num_iterations), key=lambda run: run.sort_key, default=None)
     if latest is None or latest.is_complete:
-        not_begun = [run for run in same if not run.done and (latest is None or run.order > latest.order)]
+        not_begun = [
+            run
+            for run in same
+            if not run.num_iterations and (latest is None or run.sort_key > latest.sort_key)
+        ]
         latest = not_begun[-1] if not_begun else None
     if latest is None:
         return None
@@ -177,14 +181,15 @@ def log_unfinished_runs(runs: Iterable[SavedRun], record: RunRecord, reason: str
         reason: Reason to log if a run has the same settings and photos and no other process is training in
             its folder.
     """
-    unfinished = [run for run in runs if run.done and not run.is_complete]
-    unfinished.sort(key=lambda run: run.order, reverse=True)
+    unfinished = [run for run in runs if run.num_iterations and not run.is_complete]
+    unfinished.sort(key=lambda run: run.sort_key, reverse=True)
     for run in unfinished[:MAX_NAMED_RUNS]:
         why = run.difference(record)
         if why is None:
             why = "another process is training in this folder" if _is_locked(run.path) else reason
         logger.warning(
-            f"The unfinished training in {run.path} is not resumed after its {run.done} iterations: {why}."
+            f"The unfinished training in {run.path} is not resumed after its {run.num_iterations} iterations:"
+            f" {why}."
         )
     if len(unfinished) > MAX_NAMED_RUNS:
         logger.warning(f"{len(unfinished) - MAX_NAMED_RUNS} other unfinished trainings are not resumed.")
@@ -217,7 +222,7 @@ def choose_run(config: TrainerConfig, resume: str) -> SavedRun | None:
     log_unfinished_runs([run for run in runs if run is not resumed], record, reason)
     if resumed is not None and not resumed.checkpoints:
         logger.info(f"Reusing the folder {resumed.path} of an earlier run that saved no checkpoint.")
-    if is_named and resumed is None and any(run.done for run in candidates):
+    if is_named and resumed is None and any(run.num_iterations for run in candidates):
         logger.warning(
             f"An earlier run has the same --timestamp: its checkpoints in {folder} will be replaced. To keep"
             " them, stop now and choose another --timestamp."

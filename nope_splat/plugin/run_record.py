@@ -20,7 +20,7 @@ from nope_splat.utils.files import open_regular, replacing
 
 RECORD_FILE = "training.json"
 
-NO_SETTINGS = frozenset(
+UNRECORDED_SETTINGS = frozenset(
     {
         # folders and names, which may change
         "data",
@@ -44,7 +44,7 @@ NO_SETTINGS = frozenset(
     }
 )
 """Fields of the configuration that do not affect the result of a training and are therefore not recorded."""
-FILES = "files "
+FILES_PREFIX = "files "
 """Prefix of the recorded value of a setting that is a path. The prefix is followed by a hash of the content,
 since files are compared by content."""
 
@@ -117,7 +117,7 @@ class RunRecord:
         return hashlib.sha256(json.dumps([self.settings, self.photos], sort_keys=True).encode()).hexdigest()
 
     @property
-    def length(self) -> int:
+    def max_num_iterations(self) -> int:
         """Number of iterations of the whole training; 0 if unknown."""
         text = self.settings.get("max_num_iterations", "")
         return int(text) if text.isdecimal() else 0
@@ -141,7 +141,7 @@ class RunRecord:
             if value is None or other_value is None:
                 only = "this training" if other_value is None else "the earlier training"
                 return f"{option} is set only in {only}"
-            if value.startswith(FILES) and other_value.startswith(FILES):
+            if value.startswith(FILES_PREFIX) and other_value.startswith(FILES_PREFIX):
                 return f"the files of {option} are not the same"
             return f"{option} was {_short(other_value)} in the earlier training and is {_short(value)} now"
         return None
@@ -177,9 +177,10 @@ def flat_settings(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
     Yields:
         For each setting, its path in the configuration, such as `pipeline.model.sh_degree`, and its value as
-        text. If the value is the path of a file or folder, the text is `FILES` and a hash of the content.
+        text. If the value is the path of a file or folder, the text is `FILES_PREFIX` and a hash of the
+        content.
     """
-    if name in NO_SETTINGS:
+    if name in UNRECORDED_SETTINGS:
         return
     prefix = f"{name}." if name else ""
     if is_dataclass(value) and not isinstance(value, type):
@@ -193,7 +194,7 @@ def flat_settings(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
         for index, part in enumerate(value):
             yield from flat_settings(part, f"{prefix}{index}")
     elif isinstance(value, Path):
-        yield name, FILES + _path_hash(value)
+        yield name, FILES_PREFIX + _path_hash(value)
     elif isinstance(value, type):
         yield name, value.__name__
     else:

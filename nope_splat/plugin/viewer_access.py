@@ -186,13 +186,13 @@ def _refuse_other_pages(server: Any) -> None:
     def register_restricted(connection: Any) -> None:
         process = connection.process_request
 
-        async def process_own_page(path: str, headers: Any) -> Any:
+        async def process_same_origin(path: str, headers: Any) -> Any:
             origin = headers.get("Origin")  # sent by browsers only
             if origin is not None and urlsplit(origin).netloc != headers.get("Host"):
                 return HTTPStatus.FORBIDDEN, {}, b"403"
             return await process(path, headers)
 
-        connection.process_request = process_own_page
+        connection.process_request = process_same_origin
         register(connection)
 
     server.register = register_restricted

@@ -32,7 +32,7 @@ METRICS = {"psnr": "PSNR {:.2f} dB", "ssim": "SSIM {:.3f}", "lpips": "LPIPS {:.3
 PACKAGES = ("nope-splat", "nerfstudio", "gsplat", "torch", "numba", "numpy")
 
 
-class Kind(NamedTuple):
+class LegendEntry(NamedTuple):
     """Legend entry: category of images (`name`), its `color`, and the number of images in it (`count`)."""
 
     name: str
@@ -120,14 +120,16 @@ def _template() -> Any:
     return environment.get_template("report.html")
 
 
-def _legend(scene: Reconstruction) -> list[Kind]:
+def _legend(scene: Reconstruction) -> list[LegendEntry]:
     """List the categories of images that occur in a reconstruction: training, held-out and unregistered."""
     kinds = {
         ("trained on", figures.TRAINING): scene.registered & ~scene.held_out,
         ("held out", figures.HELD_OUT): scene.registered & scene.held_out,
         ("not registered", figures.LEFT_OUT): ~scene.registered,
     }
-    return [Kind(name, color, of_kind.sum()) for (name, color), of_kind in kinds.items() if of_kind.any()]
+    return [
+        LegendEntry(name, color, of_kind.sum()) for (name, color), of_kind in kinds.items() if of_kind.any()
+    ]
 
 
 def _thumbnails(scene: Reconstruction, images: list[ImageFile]) -> Iterator[Thumbnail]:

@@ -64,7 +64,7 @@ class PairMatches:
     """Keypoint indices of matches that contradict the epipolar geometry and whose two keypoints have the same
     pixel position, as on a logo. Column 0 contains keypoints of the first image, column 1 keypoints of the
     second. These matches are not contained in `indices`. (S, 2)."""
-    num_second: int = 0
+    num_second_motion: int = 0
     """Number of matches outside `indices` that are inliers of a second epipolar geometry, such as that of a
     moving object; 0 if no second geometry was found."""
 

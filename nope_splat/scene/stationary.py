@@ -27,7 +27,7 @@ class StationaryPixels:
     scene."""
 
     @property
-    def share(self) -> float:
+    def fraction(self) -> float:
         """Fraction of the image area that the stationary cells cover."""
         return float(self.cells.mean())
 

@@ -128,7 +128,7 @@ def _depth_maps(
         if not estimates:
             return InverseDepthMap(np.zeros(view.shape, np.float32), np.zeros(view.shape, np.int64))
         inverse_depths, weights = (np.stack(values) for values in zip(*estimates, strict=True))
-        merged = merge_estimates(inverse_depths, weights, settings.flow.max_depth_error)
+        merged = merge_estimates(inverse_depths, weights, settings.flow.max_relative_difference)
         return InverseDepthMap(merged.values, np.where(view.mask, merged.num_consistent, 0))
 
     return list(progress_bar(pool.map(depth_map, range(len(views))), "Seeding photos", len(views)))

@@ -40,7 +40,10 @@ def interpolate_inverse_depth(
     neighbors = inverse_depth[near[:, 1:]]
     median = np.median(neighbors, axis=1)
     spread = np.median(np.abs(neighbors - median[:, None]), axis=1)
-    inlier = np.abs(inverse_depth - median) < config.max_spread * spread + config.max_deviation * median
+    inlier = (
+        np.abs(inverse_depth - median)
+        < config.max_deviation_mads * spread + config.max_relative_deviation * median
+    )
     xy, inverse_depth = xy[inlier], inverse_depth[inlier]
 
     border = _border_points(height, width, config)

@@ -111,7 +111,7 @@ def triangulate_flow(
 
 
 def merge_estimates(
-    inverse_depths: Float32Array, weights: Float32Array, max_depth_error: float
+    inverse_depths: Float32Array, weights: Float32Array, max_relative_difference: float
 ) -> InverseDepthMap:
     """Merge the inverse depths from several source views by averaging consistent estimates.
 
@@ -122,7 +122,7 @@ def merge_estimates(
     Args:
         inverse_depths: Inverse depth from each of K source views, in inverse world units. (K, H, W).
         weights: Weight of each estimate, zero for pixels without an estimate. (K, H, W).
-        max_depth_error: Two estimates are consistent if they differ by less than this fraction.
+        max_relative_difference: Two estimates are consistent if they differ by less than this fraction.
 
     Returns:
         The weighted mean of the averaged group, and the size of this group, at each pixel; both are zero
@@ -133,7 +133,7 @@ def merge_estimates(
     best_count = np.zeros(shape, np.int64)
     valid = weights > 0
     for candidate, present in zip(inverse_depths, valid, strict=True):
-        near = valid & present & (np.abs(inverse_depths - candidate) < max_depth_error * candidate)
+        near = valid & present & (np.abs(inverse_depths - candidate) < max_relative_difference * candidate)
         count, weight = near.sum(0), (near * weights).sum(0)
         mean = (near * weights * inverse_depths).sum(0) / np.maximum(weight, 1e-9)
         better = (count > best_count) | ((count == best_count) & (weight > best_weight))

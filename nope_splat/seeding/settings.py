@@ -20,10 +20,10 @@ class ViewSelectionConfig:
     min_shared_points: Annotated[int, COUNT] = 30
     """Minimum number of track points shared by an image and its source view; pairs of images with fewer are
     not matched."""
-    min_full_angle: Annotated[float, Interval(gt=0, le=180)] = 4.0
+    min_full_weight_angle: Annotated[float, Interval(gt=0, le=180)] = 4.0
     """Triangulation angle, in degrees, below which a shared point gets less weight in the ranking of source
     views, because small angles give imprecise depth."""
-    max_full_angle: Annotated[float, Interval(gt=0, le=180)] = 25.0
+    max_full_weight_angle: Annotated[float, Interval(gt=0, le=180)] = 25.0
     """Triangulation angle, in degrees, above which a shared point gets less weight in the ranking of source
     views, because the appearance changes too much for matching."""
 
@@ -37,14 +37,14 @@ class InterpolationConfig:
     num_neighbors: Annotated[int, Interval(ge=1, le=8)] = 8
     """Number of neighbors used to detect outliers: the inverse depth of a track point is compared with
     that of its nearest track points in the image."""
-    max_spread: Annotated[float, NOT_NEGATIVE] = 5.0
+    max_deviation_mads: Annotated[float, NOT_NEGATIVE] = 5.0
     """Outlier threshold for the inverse depth q of a track point, given the median m and the median absolute
     deviation s of the inverse depths of its neighbors. The point is removed if |q - m| is at least
-    `max_spread` s + `max_deviation` m. Smaller values remove more points."""
-    max_deviation: Annotated[float, NOT_NEGATIVE] = 0.05
-    """Tolerance in addition to `max_spread`: the inverse depth of a track point may always differ from the
-    median of its neighbors by this fraction of the median. The tolerance prevents the removal of points whose
-    neighbors have nearly equal depths."""
+    `max_deviation_mads` s + `max_relative_deviation` m. Smaller values remove more points."""
+    max_relative_deviation: Annotated[float, NOT_NEGATIVE] = 0.05
+    """Tolerance in addition to `max_deviation_mads`: the inverse depth of a track point may always differ
+    from the median of its neighbors by this fraction of the median. The tolerance prevents the removal of
+    points whose neighbors have nearly equal depths."""
     grid_spacing: Annotated[int, COUNT] = 4
     """Spacing, in pixels, of the grid on which the triangulation is evaluated; larger values are faster but
     less precise."""
@@ -68,7 +68,7 @@ class FlowConfig:
     max_reprojection_error: Annotated[float, POSITIVE] = 1.5
     """Maximum distance, in pixels, between the correspondence of a pixel in the source view and the
     reprojection of the triangulated point; pixels with a larger error get no depth."""
-    max_depth_error: Annotated[float, POSITIVE] = 0.015
+    max_relative_difference: Annotated[float, POSITIVE] = 0.015
     """Maximum relative difference at which two inverse depths of a pixel, from two source views, count as
     consistent. Smaller values confirm fewer surfaces."""
 

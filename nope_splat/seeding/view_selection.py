@@ -51,8 +51,8 @@ def _angle_weights(
 ) -> NDArray[np.floating]:
     """Compute the weight of each shared point, given by its triangulation angle.
 
-    The weight is 1 within the range of full weight, angle / `min_full_angle` below the range, and
-    `max_full_angle` / angle above the range.
+    The weight is 1 within the range of full weight, angle / `min_full_weight_angle` below the range, and
+    `max_full_weight_angle` / angle above the range.
 
     Args:
         rays: Vectors from the camera center of the image to the points. (P, 3).
@@ -65,6 +65,6 @@ def _angle_weights(
     norms = np.linalg.norm(rays, axis=1) * np.linalg.norm(source_rays, axis=1)
     cosine = (rays * source_rays).sum(1) / norms
     angle = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
-    return np.minimum(1, angle / config.min_full_angle) * np.minimum(
-        1, config.max_full_angle / np.maximum(angle, 1)
+    return np.minimum(1, angle / config.min_full_weight_angle) * np.minimum(
+        1, config.max_full_weight_angle / np.maximum(angle, 1)
     )

@@ -11,7 +11,7 @@ from nope_splat.sfm.bundle_adjustment.options import BundleAdjustmentOptions
 from nope_splat.sfm.bundle_adjustment.solver import BundleResult, intrinsics_covariance
 from nope_splat.sfm.mapper_options import GlobalRefinementOptions, MapperOptions
 from nope_splat.sfm.state import SfmState
-from nope_splat.sfm.triangulation import extend, filter_observations, triangulate
+from nope_splat.sfm.triangulation import complete_tracks, filter_observations, triangulate
 from nope_splat.utils.typing import Array, Mask
 
 
@@ -33,7 +33,7 @@ def refine_globally(state: SfmState, options: MapperOptions) -> dict[int, str]:
     adjustment = BundleAdjustmentOptions(tolerance=refinement.ba_tolerance, device=options.ba_device)
     for number, max_error in enumerate(refinement.filter_max_reproj_errors):
         triangulate(state, max_error, min_angle)
-        extend(state, max_error)
+        complete_tracks(state, max_error)
         state.bundle_adjust(adjustment)
         state.estimate_noise()
         if number == 0 and options.refine_principal_point:

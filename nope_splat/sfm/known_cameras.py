@@ -118,7 +118,7 @@ class KnownCameras:
         """Return the camera-to-world transforms by image index. (4, 4) each."""
         return dict(zip(self.image_ids.tolist(), self.T_world_camera, strict=True))
 
-    def only(self, image_ids: Indices) -> KnownCameras:
+    def select(self, image_ids: Indices) -> KnownCameras:
         """Restrict the poses to those of some images, and center and scale these poses again.
 
         Args:

@@ -39,7 +39,7 @@ class PairRays:
     options: RelativePoseOptions
     """Options for estimating the relative pose from the matches."""
 
-    def share_explained(self, T_second_first: Array) -> float:
+    def agreement(self, T_second_first: Array) -> float:
         """Compute the fraction of the matches that agree with a relative pose.
 
         Args:
@@ -49,7 +49,7 @@ class PairRays:
         return float(np.mean(errors <= self.max_error))
 
     @cached_property
-    def estimated(self) -> Array:
+    def estimated_pose(self) -> Array:
         """Transform from the first to the second camera (OpenCV axes), estimated from the matches. (4, 4).
 
         Its translation has length one.
@@ -65,9 +65,9 @@ class PairRays:
         ).T
 
     @cached_property
-    def share_estimated(self) -> float:
-        """Fraction of the matches that agree with the relative pose `estimated`."""
-        return self.share_explained(self.estimated)
+    def estimated_pose_agreement(self) -> float:
+        """Fraction of the matches that agree with the relative pose `estimated_pose`."""
+        return self.agreement(self.estimated_pose)
 
 
 def match_errors(
@@ -166,7 +166,7 @@ class Agreement:
     """Weight of each pair in sums over pairs, at most 1. (E,)."""
 
     @property
-    def share(self) -> float:
+    def agreeing_fraction(self) -> float:
         """Sum of the weights of agreeing pairs, divided by the sum of all weights; 0 without pairs."""
         return float(self.weights[self.agrees].sum() / max(self.weights.sum(), 1e-300))
 
@@ -175,17 +175,17 @@ class Agreement:
         """Indices of the images in at least one pair, ascending. (n,)."""
         return np.unique(self.image_ids)
 
-    def consistent_images(self, min_share: float) -> Indices:
+    def consistent_images(self, min_agreeing_ratio: float) -> Indices:
         """Find a large set of images whose known cameras agree with the matches.
 
         First, images are removed one by one: always the image with the smallest fraction, by weight, of
-        agreeing pairs, until this fraction is at least `min_share` for each remaining image. Pairs with
-        removed images do not count. Then the agreeing pairs connect the remaining images into groups. The
-        largest group is kept. Each smaller group is kept only if there is no image pair between it and the
-        groups kept before it; such a pair would disagree.
+        agreeing pairs, until this fraction is at least `min_agreeing_ratio` for each remaining image. Pairs
+        with removed images do not count. Then the agreeing pairs connect the remaining images into groups.
+        The largest group is kept. Each smaller group is kept only if there is no image pair between it and
+        the groups kept before it; such a pair would disagree.
 
         Args:
-            min_share: Minimum fraction, by weight, of agreeing pairs among the pairs of each image.
+            min_agreeing_ratio: Minimum fraction, by weight, of agreeing pairs among the pairs of each image.
 
         Returns:
             Image indices, ascending. (n,).
@@ -201,9 +201,9 @@ class Agreement:
                 agreeing += np.bincount(column, self.weights * (inside & self.agrees), num_images)
                 total += np.bincount(column, self.weights * inside, num_images)
             # Among images with the same fraction, remove the one with the smallest weight of agreeing pairs.
-            share = np.where(kept, agreeing / np.maximum(total, 1e-300), np.inf)
-            worst = int(np.lexsort((agreeing, share))[0])
-            if share[worst] >= min_share:
+            fraction = np.where(kept, agreeing / np.maximum(total, 1e-300), np.inf)
+            worst = int(np.lexsort((agreeing, fraction))[0])
+            if fraction[worst] >= min_agreeing_ratio:
                 break
             kept[worst] = False
         return self._largest_group(kept)
@@ -277,14 +277,16 @@ def agrees(pair: PairRays, T_second_first: Array, extent: float, options: KnownC
             `T_second_first`.
         options: Thresholds.
     """
-    share = pair.share_explained(T_second_first)
-    if share >= max(options.min_agreement, options.min_relative_agreement):
+    agreement = pair.agreement(T_second_first)
+    if agreement >= max(options.min_agreement, options.min_relative_agreement):
         return True  # even if all matches agree with the estimated pose, which need not be computed
-    if share >= max(options.min_agreement, options.min_relative_agreement * pair.share_estimated):
+    if agreement >= max(
+        options.min_agreement, options.min_relative_agreement * pair.estimated_pose_agreement
+    ):
         return True
-    estimated = pair.estimated
-    if rotation_angle(estimated[:3, :3] @ T_second_first[:3, :3].T) > options.max_rotation:
+    estimated = pair.estimated_pose
+    if rotation_angle(estimated[:3, :3] @ T_second_first[:3, :3].T) > options.max_rotation_error:
         return False
     known, baseline = T_second_first[:3, 3], float(np.linalg.norm(T_second_first[:3, 3]))
     distance = float(np.linalg.norm(known - baseline * estimated[:3, 3]))
-    return distance <= options.max_translation * extent
+    return distance <= options.max_translation_error * extent

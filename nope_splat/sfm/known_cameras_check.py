@@ -18,7 +18,7 @@ from nope_splat.sfm.known_cameras_agreement import measure_agreement, pair_rays
 from nope_splat.sfm.known_cameras_mistakes import Mistake, correct_intrinsics, find_mistake
 from nope_splat.sfm.options import SfmOptions
 from nope_splat.sfm.problem import SfmProblem
-from nope_splat.sfm.reliability.evidence import repeats
+from nope_splat.sfm.reliability.evidence import has_repeated_pattern
 from nope_splat.utils.typing import Indices
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def _check(
     problem: SfmProblem, known: KnownCameras, options: SfmOptions, names: Sequence[str]
 ) -> CheckedCameras:
     """Implement `check_known_cameras` for a problem whose priors contain the cameras `known`."""
-    may_match_wrongly = repeats(problem, options.mapper.reliability.evidence)
+    may_match_wrongly = has_repeated_pattern(problem, options.mapper.reliability.evidence)
     contradicted = find_contradicted(problem, known)
     if contradicted is None or len(contradicted):
         corrected = correct_intrinsics(problem, known)
@@ -100,9 +100,9 @@ def _check(
         return CheckedCameras(_with_cameras(problem, None), without, (_all_contradict(known, mistake),))
     if len(contradicted) == 0 or may_match_wrongly:
         return CheckedCameras(_with_cameras(problem, known), options)
-    rest = known.only(np.setdiff1d(known.image_ids, contradicted))
+    remaining = known.select(np.setdiff1d(known.image_ids, contradicted))
     notice = _some_contradict(known, [str(names[image_id]) for image_id in contradicted.tolist()])
-    return CheckedCameras(_with_cameras(problem, rest), options, (notice,))
+    return CheckedCameras(_with_cameras(problem, remaining), options, (notice,))
 
 
 def find_contradicted(problem: SfmProblem, known: KnownCameras) -> Indices | None:
@@ -114,17 +114,18 @@ def find_contradicted(problem: SfmProblem, known: KnownCameras) -> Indices | Non
 
     Returns:
         Image indices, ascending. (n,). None if too few cameras agree with the matches (see
-        `KnownCamerasOptions.min_consistent`), or if all cameras that remain have the same position.
+        `KnownCamerasOptions.min_consistent_camera_ratio`), or if all cameras that remain have the same
+        position.
     """
     options = problem.options.known_cameras
     agreement = measure_agreement(pair_rays(problem, known), known, options)
     checked = agreement.checked_images
-    contradicted = np.setdiff1d(checked, agreement.consistent_images(options.min_consistency))
+    contradicted = np.setdiff1d(checked, agreement.consistent_images(options.min_agreeing_pair_ratio))
     num_consistent = len(checked) - len(contradicted)
-    if len(contradicted) and num_consistent < max(2, options.min_consistent * len(checked)):
+    if len(contradicted) and num_consistent < max(2, options.min_consistent_camera_ratio * len(checked)):
         return None
-    rest = np.isin(known.image_ids, contradicted, invert=True)
-    has_baseline = np.ptp(known.T_world_camera[rest, :3, 3], axis=0).any()
+    remaining = np.isin(known.image_ids, contradicted, invert=True)
+    has_baseline = np.ptp(known.T_world_camera[remaining, :3, 3], axis=0).any()
     return contradicted if has_baseline else None
 
 

@@ -38,7 +38,7 @@ def find_mistake(problem: SfmProblem, known: KnownCameras, names: Sequence[str])
 
     Each common mistake is corrected in turn. The mistake is the one after whose correction the largest
     fraction of the pairs, by weight, agrees with the cameras. The search stops early if this fraction reaches
-    `KnownCamerasOptions.min_explained`.
+    `KnownCamerasOptions.early_stop_pair_ratio`.
 
     Args:
         problem: Verified matches of the training images.
@@ -50,13 +50,15 @@ def find_mistake(problem: SfmProblem, known: KnownCameras, names: Sequence[str])
     """
     options = problem.options.known_cameras
     pairs = strongest_pairs(pair_rays(problem, known), options)
-    best, best_share = None, options.min_consistency
+    best, best_fraction = None, options.min_agreeing_pair_ratio
     for mistake in possible_mistakes(known, names):
         agreement = measure_agreement(pairs, mistake.corrected, options)
-        share = agreement.share if agreement.agrees.sum() >= options.min_num_agreeing_pairs else 0.0
-        if share > best_share:
-            best, best_share = mistake, share
-        if share >= options.min_explained:
+        fraction = (
+            agreement.agreeing_fraction if agreement.agrees.sum() >= options.min_num_agreeing_pairs else 0.0
+        )
+        if fraction > best_fraction:
+            best, best_fraction = mistake, fraction
+        if fraction >= options.early_stop_pair_ratio:
             break
     return best
 
@@ -85,7 +87,7 @@ def correct_intrinsics(problem: SfmProblem, known: KnownCameras) -> KnownCameras
 
     def agreement(candidate: KnownCameras) -> float:
         pairs = pair_rays(reduced, candidate)
-        return sum(pair.share_explained(invert(poses[pair.second]) @ poses[pair.first]) for pair in pairs)
+        return sum(pair.agreement(invert(poses[pair.second]) @ poses[pair.first]) for pair in pairs)
 
     with_lens = max(_other_focals(known, options), key=agreement)
     if not (known.offset.any() or known.radial.any()):

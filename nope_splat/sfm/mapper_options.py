@@ -156,31 +156,31 @@ class KnownCamerasOptions:
     fraction of the number of matches that agree with a relative pose estimated from the matches."""
     max_num_trials: Annotated[int, COUNT] = 500
     """Maximum number of RANSAC iterations for the estimated relative pose."""
-    max_rotation: Annotated[float, POSITIVE] = 7.0
+    max_rotation_error: Annotated[float, POSITIVE] = 7.0
     """Two known cameras that are not exact still agree with the matches if the angle between their relative
-    rotation and the estimated one is at most this value, in degrees, and `max_translation` is met. Bundle
-    adjustment corrects such rough cameras."""
-    max_translation: Annotated[float, POSITIVE] = 0.05
+    rotation and the estimated one is at most this value, in degrees, and `max_translation_error` is met.
+    Bundle adjustment corrects such rough cameras."""
+    max_translation_error: Annotated[float, POSITIVE] = 0.05
     """Maximum distance between the relative translation of two rough known cameras and the estimated one,
     scaled to the same length, as a fraction of the extent of all known cameras. The extent is twice the
     largest distance of a camera from the mean camera center."""
     min_weight: Annotated[float, POSITIVE_SHARE] = 0.1
     """Minimum weight of a pair. The weight is the cosine of the angle of the relative rotation of the two
     cameras, because photos from different directions often have wrong matches."""
-    min_consistency: Annotated[float, POSITIVE_SHARE] = 0.5
+    min_agreeing_pair_ratio: Annotated[float, POSITIVE_SHARE] = 0.5
     """A known camera is consistent if at least this fraction, by weight, of the pairs of its photo with other
     consistent cameras agrees. A mistake in the file is reported only if more than this fraction of all pairs
     agrees after its correction."""
-    min_consistent: Annotated[float, POSITIVE_SHARE] = 0.5
-    """If less than this fraction of the compared known cameras is consistent (see `min_consistency`), no
-    known camera is used, unless a pattern repeats in the photos and may cause wrong matches."""
+    min_consistent_camera_ratio: Annotated[float, POSITIVE_SHARE] = 0.5
+    """If less than this fraction of the compared known cameras is consistent (see `min_agreeing_pair_ratio`),
+    no known camera is used, unless a pattern repeats in the photos and may cause wrong matches."""
     max_num_pairs: Annotated[int, COUNT] = 60
     """Maximum number of pairs with which common mistakes in the file are tested; the pairs with the most
     matches are used."""
     min_num_agreeing_pairs: Annotated[int, COUNT] = 3
     """A mistake in the file is reported only if at least this number of pairs agrees with the corrected
     cameras; fewer pairs can agree by chance."""
-    min_explained: Annotated[float, POSITIVE_SHARE] = 0.9
+    early_stop_pair_ratio: Annotated[float, POSITIVE_SHARE] = 0.9
     """A mistake in the file is reported without testing other mistakes if at least this fraction, by weight,
     of the pairs agrees with the corrected cameras."""
     max_focal_factor: Annotated[float, Gt(1)] = 4.0

@@ -28,7 +28,7 @@ from nope_splat.sfm.known_cameras_check import check_known_cameras
 from nope_splat.sfm.options import SfmOptions
 from nope_splat.sfm.problem import Priors, SfmProblem
 from nope_splat.sfm.registration.resection import resect_held_out
-from nope_splat.sfm.reliability.doubtful_images import doubt_cameras
+from nope_splat.sfm.reliability.doubtful_images import assess_reliability
 from nope_splat.sfm.reliability.evidence import Evidence
 from nope_splat.sfm.reliability.focal_profile import follow_focal_valley, prefer_exif_focals
 from nope_splat.sfm.reliability.notices import collect_notices, refuse_doubtful
@@ -246,5 +246,5 @@ def reconstruct_training_cameras(
     with problem.clock.stage("reliability"):
         profile = follow_focal_valley(state, problem.options, keep_poses)
         prefer_exif_focals(state, profile, problem)
-        evidence, doubtful = doubt_cameras(state, problem, profile.noise_ratio, options.keep_doubtful)
+        evidence, doubtful = assess_reliability(state, problem, profile.noise_ratio, options.keep_doubtful)
     return TrainingCameras(component, problem, registered, evidence, doubtful)

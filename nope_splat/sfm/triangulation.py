@@ -1,4 +1,4 @@
-"""Triangulation of tracks, extension of tracks, and filtering of observations."""
+"""Triangulation of tracks, completion of tracks, and filtering of observations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_HYPOTHESES = 12
 """Maximum number of observation pairs per track from which candidate points are triangulated."""
 
 
-def intersect(T_first: Array, rays_first: Array, T_second: Array, rays_second: Array) -> Array:
+def triangulate_two_views(T_first: Array, rays_first: Array, T_second: Array, rays_second: Array) -> Array:
     """Triangulate points from two rays each by linear least squares (Hartley and Zisserman, section 12.2).
 
     Args:
@@ -81,7 +81,7 @@ def triangulate(state: SfmState, max_error: float, min_angle: float, tracks: Mas
     state.has_point[ids] = False
     if len(track) == 0:
         return
-    proposals = intersect(poses[left], rays[left], poses[right], rays[right])
+    proposals = triangulate_two_views(poses[left], rays[left], poses[right], rays[right])
 
     # Score each candidate point against all observations of its track.
     length = counts[track]
@@ -129,8 +129,8 @@ def _observation_pairs(first: Indices, counts: Indices) -> tuple[Indices, Indice
     return np.concatenate(left), np.concatenate(right), np.concatenate(track)
 
 
-def extend(state: SfmState, max_error: float) -> None:
-    """Extend tracks: observations in registered images become inliers if they agree with the track's point.
+def complete_tracks(state: SfmState, max_error: float) -> None:
+    """Complete tracks: observations in registered images become inliers if they agree with the track's point.
 
     Args:
         state: State with poses and points; changed in place.

@@ -14,7 +14,7 @@ from nope_splat.geometry.rigid import invert, transform
 from nope_splat.scene.features import PairMatches
 from nope_splat.sfm.mapper_options import TwoViewPoseOptions
 from nope_splat.sfm.pose_estimation import RelativePoseOptions, estimate_relative_pose, poselib_camera
-from nope_splat.sfm.triangulation import angles_between, intersect
+from nope_splat.sfm.triangulation import angles_between, triangulate_two_views
 from nope_splat.utils.typing import Array, Indices
 
 
@@ -110,7 +110,7 @@ def _relative_pose(
     )
     T_second_first = pose.T
     rays_first, rays_second = unproject(first, focal_first), unproject(second, focal_second)
-    points = intersect(np.eye(4), rays_first, T_second_first, rays_second)
+    points = triangulate_two_views(np.eye(4), rays_first, T_second_first, rays_second)
     depths = np.stack([points[:, 2], transform(T_second_first, points)[:, 2]], axis=1)
     is_inlier = pose.inliers & (depths > 0).all(1)
     if is_inlier.sum() < options.min_num_inliers:

@@ -10,7 +10,7 @@ from fixtures.synthetic import make_scene, ring, unit
 from numpy.typing import NDArray
 
 from nope_splat.matching import Keypoints, MatchingSettings, PairMatches
-from nope_splat.matching.ambiguity import count_second_motion, repetition
+from nope_splat.matching.ambiguity import count_second_motion, measure_repetition
 from nope_splat.matching.verification import verify_pair
 
 
@@ -40,12 +40,12 @@ def with_second_motion(keypoints: list[Keypoints], indices: NDArray[np.int64]) -
 
 def test_a_second_motion_is_counted() -> None:
     pair = with_second_motion(*two_motions(80, noise=0.0))
-    assert 50 < pair.num_second <= 80
+    assert 50 < pair.num_second_motion <= 80
 
 
 @pytest.mark.parametrize("num_wrong", [0, 40, 80])
 def test_wrong_matches_are_no_motion(num_wrong: int) -> None:
-    assert with_second_motion(*two_motions(num_wrong, noise=1.0)).num_second == 0
+    assert with_second_motion(*two_motions(num_wrong, noise=1.0)).num_second_motion == 0
 
 
 def test_a_pattern_that_repeats() -> None:
@@ -56,11 +56,11 @@ def test_a_pattern_that_repeats() -> None:
         kinds = unit(rng.normal(size=(num_kinds, 64)))[places % num_kinds]
         keypoints = [Keypoints(grid, unit(kinds + rng.normal(0, 0.02, kinds.shape))) for _ in range(2)]
         pair = PairMatches(0, 1, np.stack([places, places], axis=1), np.eye(3), 0.0)
-        shares = repetition(keypoints, [pair], MatchingSettings().ambiguity)
+        shares = measure_repetition(keypoints, [pair], MatchingSettings().ambiguity)
         assert ((shares >= low) & (shares <= high)).all()
 
 
 def test_without_descriptors_nothing_repeats() -> None:
     keypoints, indices = two_motions(0, noise=0.0)
     pair = PairMatches(0, 1, indices, np.eye(3), 0.0)
-    assert repetition(keypoints, [replace(pair)], MatchingSettings().ambiguity).tolist() == [0, 0]
+    assert measure_repetition(keypoints, [replace(pair)], MatchingSettings().ambiguity).tolist() == [0, 0]

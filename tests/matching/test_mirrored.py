@@ -17,12 +17,12 @@ from nope_splat.matching import Keypoints, MatchingSettings, PairMatches, extrac
 from nope_splat.matching.database import MatchDatabase, load_or_match
 from nope_splat.matching.mirrored import (
     candidate_pairs,
+    chirality_evidence,
     count_flipped_matches,
     find_mirrored_images,
     flip_descriptors,
-    hand_evidence,
     mirror_keypoints,
-    separate_hands,
+    split_by_chirality,
 )
 from nope_splat.matching.sift import sift_keypoints
 from nope_splat.scene.stationary import StationaryPixels
@@ -196,21 +196,21 @@ def test_strong_chains_outweigh_mirror_images() -> None:
     edges = np.array([(0, 1), (1, 2), (2, 3), (0, 3)])
     chain = np.array([300, 100, 300, 0])
     flipped = np.array([0, 0, 0, 500])
-    assert separate_hands(5, edges, hand_evidence(chain, flipped, SETTINGS)) == ([], [])
+    assert split_by_chirality(5, edges, chirality_evidence(chain, flipped, SETTINGS)) == ([], [])
     chain[1] = 20
-    assert separate_hands(5, edges, hand_evidence(chain, flipped, SETTINGS)) == ([2, 3], [(0, 3)])
+    assert split_by_chirality(5, edges, chirality_evidence(chain, flipped, SETTINGS)) == ([2, 3], [(0, 3)])
 
 
 def test_few_flipped_matches_are_no_evidence() -> None:
     flipped = np.array([80, 89, 90, 2000, 2000])
     ordinary = np.array([0, 0, 0, 700, 600])
-    evidence = hand_evidence(ordinary, flipped, SETTINGS)
+    evidence = chirality_evidence(ordinary, flipped, SETTINGS)
     assert (evidence[:2] == 0).all()
     assert evidence[2] < 0 < evidence[3]
     assert evidence[4] < 0
 
 
-def test_pairs_of_different_hands_are_removed_and_the_result_is_cached(valley: Path, tmp_path: Path) -> None:
+def test_mirrored_images_are_removed_and_the_result_is_cached(valley: Path, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     folder = find_images(valley)
     images = [

@@ -100,13 +100,13 @@ def test_held_out_images_do_not_make_a_pixel_stationary(tmp_path: Path) -> None:
 
 def test_a_second_motion_is_kept_when_a_pair_is_verified_again() -> None:
     keypoints, putative = with_logo(make_scene(num_images=5))
-    pairs = [replace(pair, num_second=40) for pair in verify_all(keypoints, putative)]
+    pairs = [replace(pair, num_second_motion=40) for pair in verify_all(keypoints, putative)]
     stationary = find_stationary_pixels(keypoints, pairs, MatchingSettings())
     remaining = without_stationary_pixels(keypoints, pairs, stationary, MatchingSettings())
     assert any(
         len(after.indices) < len(before.indices) for before, after in zip(pairs, remaining, strict=True)
     )
-    assert all(pair.num_second == 40 for pair in remaining)
+    assert all(pair.num_second_motion == 40 for pair in remaining)
 
 
 def test_a_burst_is_not_mistaken_for_a_logo() -> None:

@@ -201,7 +201,7 @@ def test_interpolation_is_exact_on_a_plane_and_ignores_outliers():
 def test_consistent_source_views_outvote_an_outlier():
     maps = np.array([[[1.0]], [[1.005]], [[2.0]]], np.float32)
     weights = np.array([[[1.0]], [[1.0]], [[50.0]]], np.float32)
-    merged = merge_estimates(maps, weights, max_depth_error=0.015)
+    merged = merge_estimates(maps, weights, max_relative_difference=0.015)
     assert merged.num_consistent.item() == 2
     assert merged.values.item() == pytest.approx(1.0025)
 

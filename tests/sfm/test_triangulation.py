@@ -9,7 +9,13 @@ from fixtures.synthetic import SyntheticScene, look_at, make_scene
 from nope_splat.geometry.rigid import invert
 from nope_splat.scene.tracks import build_tracks
 from nope_splat.sfm.state import SfmState
-from nope_splat.sfm.triangulation import angles_between, extend, filter_observations, intersect, triangulate
+from nope_splat.sfm.triangulation import (
+    angles_between,
+    complete_tracks,
+    filter_observations,
+    triangulate,
+    triangulate_two_views,
+)
 
 
 def posed(scene: SyntheticScene, registered: slice = slice(None)) -> SfmState:
@@ -37,7 +43,7 @@ def test_intersect_recovers_points() -> None:
     poses = invert(np.stack([look_at(np.array([x, -4.0, 0.3]), np.zeros(3)) for x in (-1.0, 1.0)]))
     points_cameras = [points @ pose[:3, :3].T + pose[:3, 3] for pose in poses]
     rays = [p / p[:, 2:] for p in points_cameras]
-    np.testing.assert_allclose(intersect(poses[0], rays[0], poses[1], rays[1]), points, atol=1e-9)
+    np.testing.assert_allclose(triangulate_two_views(poses[0], rays[0], poses[1], rays[1]), points, atol=1e-9)
 
 
 def test_angles_between_vectors() -> None:
@@ -75,12 +81,12 @@ def test_no_point_without_parallax() -> None:
     assert not state.inlier.any()
 
 
-def test_observations_of_unregistered_images_are_added_by_extend() -> None:
+def test_completion_adds_observations_of_newly_registered_images() -> None:
     state = posed(make_scene(wrong=0.0), registered=slice(0, 4))
     triangulate(state, max_error=4.0, min_angle=1.5)
     assert not state.inlier[state.image_ids >= 4].any()
     state.registered[:] = True
-    extend(state, max_error=4.0)
+    complete_tracks(state, max_error=4.0)
     late = (state.image_ids >= 4) & state.has_point[state.track_ids]
     assert state.inlier[late].mean() > 0.95
 

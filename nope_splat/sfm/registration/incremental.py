@@ -15,7 +15,7 @@ from nope_splat.sfm.bundle_adjustment.options import BundleAdjustmentOptions
 from nope_splat.sfm.mapper_options import MapperOptions
 from nope_splat.sfm.pose_estimation import AbsolutePoseOptions, estimate_absolute_pose
 from nope_splat.sfm.state import SfmState
-from nope_splat.sfm.triangulation import extend, filter_observations, triangulate
+from nope_splat.sfm.triangulation import complete_tracks, filter_observations, triangulate
 from nope_splat.sfm.two_view_geometry import TwoView, TwoViews
 from nope_splat.utils.progress import progress_bar
 from nope_splat.utils.ranges import COUNT, POSITIVE, SHARE
@@ -67,7 +67,7 @@ class IncrementalRegistration:
     ba_max_num_observations: Annotated[int, COUNT] = 300
     """Approximate maximum number of observations per photo that bundle adjustments during registration use;
     smaller values are faster."""
-    ba_local_min_num_images: Annotated[int, COUNT] = 16
+    ba_global_max_num_images: Annotated[int, COUNT] = 16
     """Maximum number of registered photos for which every bundle adjustment is global; with more photos, most
     bundle adjustments are local."""
     ba_local_num_images: Annotated[int, COUNT] = 8
@@ -327,11 +327,11 @@ class IncrementalMapper:
             refine_focal_length: Whether global bundle adjustment may refine the focal lengths.
         """
         state = self.state
-        extend(state, self.registration.max_reproj_error)
+        complete_tracks(state, self.registration.max_reproj_error)
         triangulate(state, self.registration.max_reproj_error, self.options.min_tri_angle)
         num_registered = int(state.registered.sum())
         is_global = (
-            num_registered <= self.registration.ba_local_min_num_images
+            num_registered <= self.registration.ba_global_max_num_images
             or num_registered >= self.registration.ba_global_images_ratio * self.last_global
         )
         sample = _spread_sample(state, self.registration)
@@ -359,7 +359,7 @@ class IncrementalMapper:
             triangulate(state, self.registration.max_reproj_error, self.options.min_tri_angle, unsampled)
             state.rescale()
         filter_observations(state, self.registration.max_reproj_error, self.options.min_tri_angle)
-        extend(state, self.registration.max_reproj_error)
+        complete_tracks(state, self.registration.max_reproj_error)
 
     def _local_images(self, image_ids: list[int]) -> Mask:
         """Select a new image and the registered images that share the most points with it. (N,)."""

@@ -11,7 +11,7 @@ from nope_splat.sfm.state import SfmState
 from nope_splat.sfm.triangulation import filter_observations
 
 
-def doubt_cameras(
+def assess_reliability(
     state: SfmState, problem: SfmProblem, focal_noise_ratio: float, keep_doubtful: bool
 ) -> tuple[Evidence, dict[int, str]]:
     """Unregister images whose matches contradict their pose, and collect evidence about the cameras.
@@ -28,13 +28,13 @@ def doubt_cameras(
     """
     uncertainty = focal_uncertainty(state, problem.options)
     evidence = collect_evidence(state, problem, focal_noise_ratio, uncertainty)
-    failures = {} if keep_doubtful else leave_out_doubtful_images(state, evidence)
+    failures = {} if keep_doubtful else exclude_doubtful_images(state, evidence)
     if failures:
         evidence = collect_evidence(state, problem, focal_noise_ratio, uncertainty)
     return evidence, failures
 
 
-def leave_out_doubtful_images(state: SfmState, evidence: Evidence) -> dict[int, str]:
+def exclude_doubtful_images(state: SfmState, evidence: Evidence) -> dict[int, str]:
     """Unregister each image if most of its matches belong to pairs that contradict the cameras.
 
     Only matches of pairs with enough matches count (see `Evidence.is_strong`). If at least half of the

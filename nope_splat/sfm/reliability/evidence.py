@@ -17,7 +17,7 @@ from scipy.sparse.csgraph import connected_components
 from nope_splat.sfm.mapper_options import MapperOptions
 from nope_splat.sfm.problem import SfmProblem
 from nope_splat.sfm.reliability.camera_profile import CameraProfile, camera_profile
-from nope_splat.sfm.reliability.match_agreement import count_matches, find_own_poses
+from nope_splat.sfm.reliability.match_agreement import count_matches, find_conflicting_poses
 from nope_splat.sfm.reliability.missing_points import MissingPoints, find_missing_points
 from nope_splat.sfm.reliability.options import EvidenceOptions
 from nope_splat.sfm.state import SfmState
@@ -37,7 +37,7 @@ class Evidence:
     rotation: Array
     """Angle of the rotation between the poses of each pair, in degrees; 0 if an image is not registered.
     (E,)."""
-    has_own_pose: Mask
+    has_conflicting_pose: Mask
     """Whether each pair disagrees with the poses while nearly all of its matches are inliers of a different
     relative pose. (E,)."""
     has_second_motion: Mask
@@ -45,7 +45,7 @@ class Evidence:
     (E,)."""
     missing: MissingPoints
     """Numbers of points that should be visible in other images, and that are observed or missing there."""
-    repeats: bool
+    has_repeated_pattern: bool
     """Whether a pattern repeats within most images."""
     num_views: int
     """Number of different views among the registered images; images without motion between them count
@@ -85,18 +85,18 @@ class Evidence:
         - The pair has enough matches (`is_strong`).
         - Too few of its matches agree with the poses (`agreement`).
         - At least one of these is True: `overlaps` (its images should observe the same points), `is_divided`
-          (many of its matches agree and many disagree), `has_own_pose` (its matches are inliers of a
+          (many of its matches agree and many disagree), `has_conflicting_pose` (its matches are inliers of a
           different relative pose).
 
-        If a pattern repeats (`repeats`), `overlaps` must be True, because images of different parts of the
-        scene then have wrong matches. If no pattern repeats, pairs with a deviating image
+        If a pattern repeats (`has_repeated_pattern`), `overlaps` must be True, because images of different
+        parts of the scene then have wrong matches. If no pattern repeats, pairs with a deviating image
         (`CameraProfile.deviates`) are ignored, provided that the cameras are mixed (`cameras_are_mixed`) and
         fewer than half of the images deviate.
         """
         disagrees = self.is_strong & (self.agreement < self.options.reliability.evidence.min_agreement)
-        if self.repeats:
+        if self.has_repeated_pattern:
             return disagrees & self.overlaps
-        disagrees &= self.overlaps | self.is_divided | self.has_own_pose
+        disagrees &= self.overlaps | self.is_divided | self.has_conflicting_pose
         deviates = self.camera_profile.deviates
         if self.cameras_are_mixed and deviates.mean() < 0.5:
             disagrees &= ~deviates[np.array(self.pairs, np.int64).reshape(-1, 2)].any(axis=1)
@@ -121,7 +121,7 @@ class Evidence:
         return np.array([pair in expected for pair in self.pairs], bool)
 
     @property
-    def missing_share(self) -> float:
+    def missing_pair_fraction(self) -> float:
         """Fraction of tested image pairs in which most expected points are missing; 0 if no pair is tested.
 
         Pairs are ordered. The expected points are those points of the first image that should be visible in
@@ -129,12 +129,12 @@ class Evidence:
         `MissingPoints`). A pair is tested if it has enough expected points.
         """
         missing, options = self.missing, self.options.reliability.evidence
-        is_missing = missing.num_missing > options.max_missing * missing.num_expected
+        is_missing = missing.num_missing > options.max_missing_point_ratio * missing.num_expected
         has_enough = missing.num_expected >= options.min_num_expected
         return float(is_missing[has_enough].mean()) if has_enough.any() else 0.0
 
     @property
-    def second_motion_share(self) -> float:
+    def second_motion_fraction(self) -> float:
         """Fraction of strong pairs whose matches support a second epipolar geometry; 0 if no pair is strong.
 
         Strong pairs have enough matches to contradict the cameras (see `is_strong`).
@@ -180,10 +180,10 @@ def collect_evidence(
         num_matches=counts.num_matches,
         num_agreeing=counts.num_agreeing,
         rotation=counts.rotation,
-        has_own_pose=find_own_poses(state, problem, counts),
-        has_second_motion=np.array([pair.num_second > 0 for pair in problem.pairs], bool),
+        has_conflicting_pose=find_conflicting_poses(state, problem, counts),
+        has_second_motion=np.array([pair.num_second_motion > 0 for pair in problem.pairs], bool),
         missing=find_missing_points(state, problem),
-        repeats=repeats(problem, options.evidence),
+        has_repeated_pattern=has_repeated_pattern(problem, options.evidence),
         num_views=count_views(state, problem, options.evidence),
         focal_noise_ratio=focal_noise_ratio,
         is_planar=problem.is_planar,
@@ -193,7 +193,7 @@ def collect_evidence(
     )
 
 
-def repeats(problem: SfmProblem, options: EvidenceOptions) -> bool:
+def has_repeated_pattern(problem: SfmProblem, options: EvidenceOptions) -> bool:
     """Decide whether a pattern repeats within most of the matched images.
 
     Args:
@@ -222,7 +222,7 @@ def count_views(state: SfmState, problem: SfmProblem, options: EvidenceOptions) 
             for image_id, index in zip((pair.first, pair.second), pair.indices.T, strict=True)
         )
         motion = np.median(np.linalg.norm(first - second, axis=1))
-        if state.registered[[pair.first, pair.second]].all() and motion < options.max_still_motion:
+        if state.registered[[pair.first, pair.second]].all() and motion < options.max_same_view_motion:
             same.append((pair.first, pair.second))
     num_images = len(state.registered)
     edges = np.array(same, np.int64).reshape(-1, 2)

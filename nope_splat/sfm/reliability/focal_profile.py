@@ -61,7 +61,7 @@ def focal_profile(state: SfmState, options: FocalProfileOptions, device: str) ->
         refine_focal_length=False, max_iterations=options.max_iterations, device=device
     )
     costs = []
-    for factor in (1.0, options.factor, 1 / options.factor):
+    for factor in (1.0, options.focal_factor, 1 / options.focal_factor):
         result = dolly_zoom(state, factor).bundle_adjust(adjustment, rows)
         if result is None:
             return FocalProfile(np.inf, np.inf)
@@ -89,11 +89,11 @@ def follow_focal_valley(state: SfmState, options: MapperOptions, keep_poses: boo
     for _ in range(valley.max_num_steps):
         if keep_poses or profile.noise_ratio > 1 - valley.min_noise_decrease:
             break
-        factor = valley.factor if profile.longer < profile.shorter else 1 / valley.factor
+        factor = valley.focal_factor if profile.longer < profile.shorter else 1 / valley.focal_factor
         before, registered = state.snapshot(), state.registered.copy()
         state.restore(dolly_zoom(state, factor))
         refine_globally(state, options)
-        is_back = np.abs(np.log(state.focal / before.focal)).min() < np.log(valley.factor) / 2
+        is_back = np.abs(np.log(state.focal / before.focal)).min() < np.log(valley.focal_factor) / 2
         if is_back or (state.registered != registered).any():
             state.restore(before)
             break

@@ -49,7 +49,7 @@ def count_matches(state: SfmState, problem: SfmProblem) -> MatchCounts:
     return MatchCounts(num_matches, num_agreeing, rotation)
 
 
-def find_own_poses(state: SfmState, problem: SfmProblem, counts: MatchCounts) -> Mask:
+def find_conflicting_poses(state: SfmState, problem: SfmProblem, counts: MatchCounts) -> Mask:
     """Find pairs that disagree with the cameras and have a different relative pose that fits their matches.
 
     Args:
@@ -68,16 +68,16 @@ def find_own_poses(state: SfmState, problem: SfmProblem, counts: MatchCounts) ->
     indices = np.flatnonzero(disagrees)
     pairs = [problem.pairs[index] for index in indices.tolist()]
     two_views = replace(problem, pairs=pairs).relative_poses(state.focal)
-    has_own_pose = np.zeros(len(problem.pairs), bool)
+    has_conflicting_pose = np.zeros(len(problem.pairs), bool)
     for index, pair in zip(indices.tolist(), pairs, strict=True):
         two_view = two_views.get((pair.first, pair.second))
         if two_view is None:
             continue
         relative = state.T_camera_world[pair.second] @ invert(state.T_camera_world[pair.first])
         angle = rotation_angle(two_view.T_second_first[:3, :3] @ relative[:3, :3].T)
-        has_own_pose[index] = (
-            len(two_view) >= options.min_own_inliers * len(pair.indices)
-            and two_view.angle >= options.min_own_tri_angle
-            and angle >= options.min_rotation
+        has_conflicting_pose[index] = (
+            len(two_view) >= options.min_conflicting_inlier_ratio * len(pair.indices)
+            and two_view.angle >= options.min_conflicting_tri_angle
+            and angle >= options.min_conflicting_rotation
         )
-    return has_own_pose
+    return has_conflicting_pose

@@ -29,7 +29,7 @@ class MissingPoints:
     2)."""
     num_expected: Indices
     """Number of points of the first image that should be visible in the second image. (P,)."""
-    num_found: Indices
+    num_observed: Indices
     """Number of expected points that are observed in the second image. (P,)."""
     num_missing: Indices
     """Number of expected points in grid cells of the second image in which hardly any expected point is
@@ -53,12 +53,14 @@ def find_missing_points(state: SfmState, problem: SfmProblem) -> MissingPoints:
         points = visibility.points_of(first)
         for second in registered:
             if second != first:
-                rows.extend(_look_for(visibility, first, second, points))
+                rows.extend(_count_missing(visibility, first, second, points))
     counts = np.array(rows, np.int64).reshape(-1, 5)
     return MissingPoints(counts[:, :2], *counts[:, 2:].T)
 
 
-def _look_for(visibility: _Visibility, first: int, second: int, points: Indices) -> Iterator[tuple[int, ...]]:
+def _count_missing(
+    visibility: _Visibility, first: int, second: int, points: Indices
+) -> Iterator[tuple[int, ...]]:
     """Count the points of one image that are expected, observed and missing in another image.
 
     Args:
@@ -73,17 +75,19 @@ def _look_for(visibility: _Visibility, first: int, second: int, points: Indices)
     """
     options = visibility.options
     expected = visibility.expected(first, second, points)
-    found = visibility.is_observed[points[expected], second]
-    if len(found) < options.min_num_common:
+    observed = visibility.is_observed[points[expected], second]
+    if len(observed) < options.min_num_overlap_points:
         return
     cells = visibility.cells(second, points[expected])
-    in_cell, found_in_cell = np.bincount(cells), np.bincount(cells, weights=found)
-    is_missing = (in_cell >= options.min_num_in_cell) & (found_in_cell <= options.max_found_in_cell * in_cell)
-    num_rest, num_found = in_cell[~is_missing].sum(), found_in_cell[~is_missing].sum()
-    if num_found < options.min_recall * num_rest:
-        # Cells without keypoints may be dark, overexposed or blurred, if few points are found elsewhere.
-        is_missing &= visibility.num_keypoints[second, : len(in_cell)] >= options.min_num_in_cell
-    yield first, second, len(found), int(found.sum()), int(in_cell[is_missing].sum())
+    in_cell, observed_in_cell = np.bincount(cells), np.bincount(cells, weights=observed)
+    is_missing = (in_cell >= options.min_num_points_in_cell) & (
+        observed_in_cell <= options.max_observed_ratio_in_cell * in_cell
+    )
+    num_elsewhere, num_observed = in_cell[~is_missing].sum(), observed_in_cell[~is_missing].sum()
+    if num_observed < options.min_recall * num_elsewhere:
+        # Cells without keypoints may be dark, overexposed or blurred, if few points are observed elsewhere.
+        is_missing &= visibility.num_keypoints[second, : len(in_cell)] >= options.min_num_points_in_cell
+    yield first, second, len(observed), int(observed.sum()), int(in_cell[is_missing].sum())
 
 
 @dataclass(frozen=True)
@@ -178,10 +182,12 @@ class _Visibility:
         half_size = state.half_size[second]
         xy, depth = self.project(second, points)
         with np.errstate(invalid="ignore"):
-            inside = (np.abs(xy) < half_size - 2 * options.border * half_size.max()).all(1) & (depth > 0)
-        _, own_depth = self.project(first, points)
+            inside = (np.abs(xy) < half_size - 2 * options.margin_ratio * half_size.max()).all(1) & (
+                depth > 0
+            )
+        _, depth_first = self.project(first, points)
         focal = state.focal[state.camera_ids[[first, second]]]
-        scale = (focal[1] / np.maximum(depth, 1e-9)) / (focal[0] / np.maximum(own_depth, 1e-9))
+        scale = (focal[1] / np.maximum(depth, 1e-9)) / (focal[0] / np.maximum(depth_first, 1e-9))
         similar = (scale < options.max_scale_ratio) & (scale > 1 / options.max_scale_ratio)
         angles = angles_between(state.points[points] - centers[first], state.points[points] - centers[second])
         expected = inside & similar & (angles < options.max_view_angle)

@@ -35,7 +35,7 @@ def collect_notices(
         The notices; empty if there are none.
     """
     return (
-        *_support_notices(state, problem, evidence.repeats, training),
+        *_support_notices(state, problem, evidence.has_repeated_pattern, training),
         *_consistency_notices(problem, evidence),
         *_view_notices(state, evidence),
         *_camera_notices(problem, evidence),
@@ -46,18 +46,20 @@ def collect_notices(
     )
 
 
-def _support_notices(state: SfmState, problem: SfmProblem, repeats: bool, training: Mask) -> Iterator[Notice]:
+def _support_notices(
+    state: SfmState, problem: SfmProblem, has_repeated_pattern: bool, training: Mask
+) -> Iterator[Notice]:
     """Warn if few images are registered, or if registered images have few observations."""
     options = problem.options.reliability
     num_registered, num_images = int((state.registered & training).sum()), int(training.sum())
     per_image = int(state.inlier.sum()) // max(num_registered, 1)
-    if num_registered < options.min_registered * num_images:
+    if num_registered < options.min_registered_ratio * num_images:
         yield Notice(
             "weak-support",
             f"only {num_registered} of {num_images} photos are registered, so the result shows a part of the"
             " scene at best; add photos that overlap more",
         )
-        if repeats:
+        if has_repeated_pattern:
             yield Notice(
                 "repeated-pattern",
                 "a pattern repeats in the photos (windows, tiles, or a watermark over the photos), and"
@@ -75,25 +77,27 @@ def _consistency_notices(problem: SfmProblem, evidence: Evidence) -> Iterator[No
     """Warn about contradicting pairs, missing points or moving objects, and name the likely cause."""
     options = problem.options.reliability.evidence
     num_contradicting, num_strong = int(evidence.contradicts.sum()), int(evidence.is_strong.sum())
-    is_missing = evidence.missing_share > options.max_missing_pairs
-    moves = evidence.second_motion_share >= options.min_second_motions
+    is_missing = evidence.missing_pair_fraction > options.max_missing_pair_ratio
+    moves = evidence.second_motion_fraction >= options.min_second_motion_ratio
     if evidence.is_planar and not (num_contradicting or is_missing):
-        moves = evidence.second_motion_share >= options.min_planar_second_motions
+        moves = evidence.second_motion_fraction >= options.min_planar_second_motion_ratio
     if not (num_contradicting or is_missing or moves):
         return
     facts = "many matches support a motion different from the camera motion"
     if num_contradicting:
         facts = f"{num_contradicting} of {num_strong} pairs of photos contradict the cameras"
     elif is_missing:
-        share = f"{100 * evidence.missing_share:.0f} %"
-        facts = f"in {share} of neighboring pairs of photos, most points that both should show are missing"
-    if evidence.repeats:
+        percentage = f"{100 * evidence.missing_pair_fraction:.0f} %"
+        facts = (
+            f"in {percentage} of neighboring pairs of photos, most points that both should show are missing"
+        )
+    if evidence.has_repeated_pattern:
         yield Notice(
             "repeated-pattern",
             f"a pattern repeats in the photos, and {facts}; cameras may be off by a period: include something"
             " that does not repeat, and take smaller steps",
         )
-    elif moves or num_contradicting > options.max_contradicting_pairs * num_strong:
+    elif moves or num_contradicting > options.max_contradicting_pair_ratio * num_strong:
         yield Notice(
             "moving-objects",
             f"{facts}: the photos do not show one rigid scene, but moving objects or collages of several"
@@ -153,7 +157,7 @@ def _focal_notices(state: SfmState, problem: SfmProblem, evidence: Evidence) -> 
     focal = f"{' and '.join(f'{value:.0f}' for value in pixels)} pixels"
     advice = "set initial-focal if you know it, or add photos from other directions"
     ratios = state.focal / state.longer_sides
-    shortest, longest = profile.plausible_ratios
+    shortest, longest = profile.plausible_focal_ratios
     if problem.priors.known_cameras is None and not np.all((ratios > shortest) & (ratios < longest)):
         yield Notice(
             "implausible-focal-length",
@@ -203,7 +207,7 @@ def _stationary_notices(stationary: Sequence[StationaryPixels]) -> Iterator[Noti
             "stationary-pixels",
             f"{pixels.num_matches} matches, mostly in {pixels.region} of the photos, do not move with"
             " the scene (a logo, a dashboard, a frame, dirt, or identical sides of an object?);"
-            f" {100 * pixels.share:.0f} % of the pixels are not used",
+            f" {100 * pixels.fraction:.0f} % of the pixels are not used",
         )
 
 

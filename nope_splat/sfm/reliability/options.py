@@ -21,15 +21,15 @@ class EvidenceOptions:
     """Minimum fraction of the matches of a pair that agree with the cameras; pairs with a smaller fraction
     may contradict the cameras. With correct cameras, neighboring photos reach more than 0.8; the other
     matches are wrong matches that passed geometric verification."""
-    min_own_inliers: Annotated[float, SHARE] = 0.85
+    min_conflicting_inlier_ratio: Annotated[float, SHARE] = 0.85
     """A pair with too little agreement contradicts the cameras if at least this fraction of its matches are
     inliers of a relative pose that differs from that of the cameras. Wrong matches between very different
     views may fit a fundamental matrix, but hardly a relative pose."""
-    min_own_tri_angle: Annotated[float, POSITIVE] = 16.0
+    min_conflicting_tri_angle: Annotated[float, POSITIVE] = 16.0
     """Minimum median triangulation angle, in degrees, of a relative pose that contradicts the cameras. With
     less parallax, a relative pose fits many wrong matches. COLMAP requires the same angle for its initial
     pair."""
-    min_rotation: Annotated[float, POSITIVE] = 20.0
+    min_conflicting_rotation: Annotated[float, POSITIVE] = 20.0
     """The relative pose estimated from the matches of a pair contradicts the cameras only if its rotation
     differs from the rotation between the two cameras by at least this angle, in degrees."""
     max_divided_rotation: Annotated[float, POSITIVE] = 15.0
@@ -43,7 +43,7 @@ class EvidenceOptions:
     max_scale_ratio: Annotated[float, POSITIVE] = 1.4
     """A point of one photo is expected in another photo only if its image scales (focal length divided by
     depth) in the two photos differ by less than this factor."""
-    border: Annotated[float, SHARE] = 0.03
+    margin_ratio: Annotated[float, SHARE] = 0.03
     """Width of the margin along each side of a photo in which no points are expected, as a fraction of the
     longer side."""
     num_grid_cells: Annotated[int, COUNT] = 12
@@ -52,41 +52,41 @@ class EvidenceOptions:
     max_occluder_depth_ratio: Annotated[float, SHARE] = 0.9
     """A point is considered occluded in a photo if another point in the same grid cell has less than this
     fraction of the depth of the occluded point."""
-    min_num_in_cell: Annotated[int, COUNT] = 4
+    min_num_points_in_cell: Annotated[int, COUNT] = 4
     """The expected points of a grid cell can count as missing only if the cell contains at least this number
     of expected points and at least the same number of keypoints."""
-    max_found_in_cell: Annotated[float, SHARE] = 0.1
+    max_observed_ratio_in_cell: Annotated[float, SHARE] = 0.1
     """The expected points of a grid cell count as missing if at most this fraction of them is observed: the
     cell then seems to show something else."""
     min_recall: Annotated[float, SHARE] = 0.35
     """Minimum fraction of the expected points outside of such cells that is observed for cells without
     keypoints to count. With a smaller fraction, the photo may be dark, overexposed or blurred."""
-    min_num_common: Annotated[int, COUNT] = 10
+    min_num_overlap_points: Annotated[int, COUNT] = 10
     """Two photos count as overlapping if at least this number of points of one photo is expected in the other
     photo."""
     min_num_expected: Annotated[int, COUNT] = 30
     """A pair is tested for missing points if at least this number of points of one photo is expected in the
     other photo."""
-    max_missing: Annotated[float, SHARE] = 0.5
+    max_missing_point_ratio: Annotated[float, SHARE] = 0.5
     """Maximum fraction of the expected points of a pair that are missing; only pairs with a larger fraction
-    count for `max_missing_pairs`."""
-    max_missing_pairs: Annotated[float, SHARE] = 0.2
-    """Maximum fraction of pairs in which too many points are missing (see `max_missing`). With a larger
-    fraction, the cameras are doubtful. A few such pairs are normal because of occlusion."""
-    max_contradicting_pairs: Annotated[float, SHARE] = 0.5
+    count for `max_missing_pair_ratio`."""
+    max_missing_pair_ratio: Annotated[float, SHARE] = 0.2
+    """Maximum fraction of pairs in which too many points are missing (see `max_missing_point_ratio`). With a
+    larger fraction, the cameras are doubtful. A few such pairs are normal because of occlusion."""
+    max_contradicting_pair_ratio: Annotated[float, SHARE] = 0.5
     """If more than this fraction of the pairs contradict the cameras, moving objects are reported as the
     cause. If fewer pairs contradict the cameras, similar objects that may have been merged are reported as
     the cause. Only pairs with at least `min_num_matches` matches count."""
-    max_still_motion: Annotated[float, POSITIVE] = 1.0
+    max_same_view_motion: Annotated[float, POSITIVE] = 1.0
     """Two photos count as the same view if the median displacement of their matches is less than this value,
     in pixels at keypoint resolution."""
     min_repetition: Annotated[float, SHARE] = 0.1
     """A repeated pattern is reported as the cause of contradictions if, in the median photo, at least this
     fraction of the keypoints resembles another place in the same photo."""
-    min_planar_second_motions: Annotated[float, SHARE] = 0.05
-    """Value of `min_second_motions` for planar scenes, if nothing else contradicts the cameras. It is smaller
-    because a moving plane that fills the photos leaves few matches on the rest of the scene."""
-    min_second_motions: Annotated[float, SHARE] = 0.2
+    min_planar_second_motion_ratio: Annotated[float, SHARE] = 0.05
+    """Value of `min_second_motion_ratio` for planar scenes, if nothing else contradicts the cameras. It is
+    smaller because a moving plane that fills the photos leaves few matches on the rest of the scene."""
+    min_second_motion_ratio: Annotated[float, SHARE] = 0.2
     """Moving objects are reported if, among the pairs with at least `min_num_matches` matches, at least this
     fraction has a second epipolar geometry."""
 
@@ -95,13 +95,13 @@ class EvidenceOptions:
 class FocalProfileOptions:
     """Test of whether the photos determine the focal length, by bundle adjustment at other focal lengths."""
 
-    factor: Annotated[float, Gt(1)] = 1.3
+    focal_factor: Annotated[float, Gt(1)] = 1.3
     """Factor of the test: the focal length is once multiplied and once divided by it, and poses and points
     are adjusted again."""
     min_noise_ratio: Annotated[float, Gt(1)] = 1.01
-    """Minimum ratio of the observation noise at a longer or shorter focal length (see `factor`) to the noise
-    at the refined focal length. With a smaller ratio, the focal length is reported as uncertain. Unmodeled
-    effects, such as distortion, cause ratios of this size."""
+    """Minimum ratio of the observation noise at a longer or shorter focal length (see `focal_factor`) to the
+    noise at the refined focal length. With a smaller ratio, the focal length is reported as uncertain.
+    Unmodeled effects, such as distortion, cause ratios of this size."""
     min_planar_noise_ratio: Annotated[float, Gt(1)] = 1.05
     """Value of `min_noise_ratio` for planar scenes, in which small errors of the camera model change the
     focal length more."""
@@ -111,7 +111,7 @@ class FocalProfileOptions:
     max_num_steps: Annotated[int, COUNT] = 8
     """Maximum number of times that all cameras are refined again from a longer or shorter focal length (see
     `min_noise_decrease`)."""
-    plausible_ratios: tuple[float, float] = (0.3, 8.0)
+    plausible_focal_ratios: tuple[float, float] = (0.3, 8.0)
     """Shortest and longest focal length of ordinary lenses, as multiples of the longer side; other focal
     lengths are reported as implausible."""
     max_num_observations: Annotated[int, COUNT] = 60
@@ -165,7 +165,7 @@ class ReliabilityOptions:
     max_exif_focal_ratio: Annotated[float, Gt(1)] = 1.15
     """Maximum ratio between the estimated focal length and that of the EXIF data, or its inverse; a larger
     ratio is reported."""
-    min_registered: Annotated[float, Interval(gt=0, le=1)] = 0.5
+    min_registered_ratio: Annotated[float, Interval(gt=0, le=1)] = 0.5
     """Minimum fraction of the photos that are registered; with a smaller fraction, the reconstruction is
     reported as weakly supported."""
     min_observations_per_image: Annotated[int, COUNT] = 50

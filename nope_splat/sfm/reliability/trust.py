@@ -53,9 +53,9 @@ def find_doubts(state: SfmState, evidence: Evidence, num_training: int) -> Doubt
     return Doubts(
         disagreement=float((num_matches - num_agreeing) / max(num_matches, 1)),
         contradicting_pairs=float(evidence.contradicts.sum() / max(strong.sum(), 1)) ** 0.5,
-        missing_points=evidence.missing_share**0.5,
-        second_motions=evidence.second_motion_share,
-        repetition=float(evidence.repeats),
+        missing_points=evidence.missing_pair_fraction**0.5,
+        second_motions=evidence.second_motion_fraction,
+        repetition=float(evidence.has_repeated_pattern),
         similar_views=1 - evidence.num_views / num_registered,
         focal_valley=float(np.exp(-(evidence.focal_noise_ratio - 1) / FOCAL_VALLEY_WIDTH).clip(0, 1)),
         mixed_cameras=float(np.clip((evidence.camera_profile.noise_ratio - 1) / (2 * max_noise - 2), 0, 1)),

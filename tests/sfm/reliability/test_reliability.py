@@ -23,7 +23,7 @@ from nope_splat.sfm import SfmOptions
 from nope_splat.sfm.component_reconstruction import reconstruct_component
 from nope_splat.sfm.pipeline import reconstruct_from_matches
 from nope_splat.sfm.problem import Priors, SfmProblem
-from nope_splat.sfm.reliability.doubtful_images import doubt_cameras
+from nope_splat.sfm.reliability.doubtful_images import assess_reliability
 from nope_splat.sfm.reliability.evidence import collect_evidence
 from nope_splat.sfm.reliability.missing_points import MissingPoints, find_missing_points
 from nope_splat.sfm.reliability.notices import refuse_doubtful
@@ -46,7 +46,7 @@ def trust(scene: Reconstruction) -> Trust:
     return scene.trust
 
 
-def with_own_pose(made: SyntheticScene) -> MatchDatabase:
+def with_conflicting_pose(made: SyntheticScene) -> MatchDatabase:
     """Replace the matches of the first with the last image by those of other points from other poses."""
     first, last = 0, len(made.keypoints) - 1
     other = make_scene(poses=ring(2, arc=40, seed=5), num_points=200, wrong=0.0, seed=9)
@@ -73,9 +73,9 @@ def test_right_cameras_are_trusted(tmp_path: Path) -> None:
     refuse_doubtful(scene)
 
 
-def test_a_pair_with_a_relative_pose_of_its_own_is_told(tmp_path: Path) -> None:
+def test_a_pair_with_a_conflicting_relative_pose_is_reported(tmp_path: Path) -> None:
     made = make_scene(poses=ring(8, arc=140))
-    scene = run(made, tmp_path, with_own_pose(made))
+    scene = run(made, tmp_path, with_conflicting_pose(made))
     assert codes(scene) == ["duplicate-structure"]
     assert trust(scene).score < trust(run(made, tmp_path)).score
     edges = scene.graph.edges.tolist()
@@ -99,7 +99,7 @@ def test_an_image_whose_matches_contradict_its_pose_is_left_out(keep_doubtful: b
     state, problem = registered_state(make_scene(), tmp_path)
     turn = rigid(Rotation.from_euler("z", 30, degrees=True).as_matrix(), np.zeros(3))
     state.T_camera_world[3] = turn @ state.T_camera_world[3]
-    evidence, failures = doubt_cameras(state, problem, 1.5, keep_doubtful)
+    evidence, failures = assess_reliability(state, problem, 1.5, keep_doubtful)
     assert list(failures) == ([] if keep_doubtful else [3])
     assert np.flatnonzero(~state.registered).tolist() == list(failures)
     assert evidence.contradicts.any() == keep_doubtful
@@ -127,15 +127,15 @@ def test_points_are_not_missing_in_a_dark_image(tmp_path: Path) -> None:
     state.inlier[rows[state.xy[rows, 0] < 0]] = False
     state.inlier[rows[np.arange(len(rows)) % 5 > 0]] = False
 
-    def missing_share(keypoints: Sequence[Keypoints]) -> float:
+    def missing_pair_fraction(keypoints: Sequence[Keypoints]) -> float:
         missing = find_missing_points(state, replace(problem, keypoints=keypoints))
         inside = missing.image_ids[:, 1] == 3
         return missing.num_missing[inside].sum() / missing.num_expected[inside].sum()
 
-    something_else = missing_share(problem.keypoints)
+    something_else = missing_pair_fraction(problem.keypoints)
     keypoints = list(problem.keypoints)
     keypoints[3] = replace(keypoints[3], xy=keypoints[3].xy + 1e4 * dark[:, None])
-    assert missing_share(keypoints) < 0.6 * something_else
+    assert missing_pair_fraction(keypoints) < 0.6 * something_else
 
 
 def test_missing_points_count_only_in_pairs_with_enough_expected_ones(tmp_path: Path) -> None:
@@ -144,24 +144,24 @@ def test_missing_points_count_only_in_pairs_with_enough_expected_ones(tmp_path: 
     missing = MissingPoints(
         image_ids=np.array([[0, 1], [1, 0], [0, 2], [2, 0]]),
         num_expected=np.array([100, 100, few, few]),
-        num_found=np.array([90, 90, 0, 0]),
+        num_observed=np.array([90, 90, 0, 0]),
         num_missing=np.array([0, 0, few, few]),
     )
-    assert replace(evidence, missing=missing).missing_share == 0
+    assert replace(evidence, missing=missing).missing_pair_fraction == 0
     missing = replace(missing, num_expected=missing.num_expected + 1)
-    assert replace(evidence, missing=missing).missing_share == 0.5
+    assert replace(evidence, missing=missing).missing_pair_fraction == 0.5
 
 
 def test_such_a_pair_does_not_count_if_a_pattern_repeats(tmp_path: Path) -> None:
     """Images from opposite sides then match by mistake, without harm."""
     made = make_scene(poses=ring(8, arc=140))
-    matches = replace(with_own_pose(made), repetition=np.full(8, 0.5))
+    matches = replace(with_conflicting_pose(made), repetition=np.full(8, 0.5))
     assert codes(run(made, tmp_path, matches)) == []
 
 
 def test_second_motions_are_told(tmp_path: Path) -> None:
     made = make_scene()
-    pairs = tuple(replace(pair, num_second=40) for pair in made.matches.pairs)
+    pairs = tuple(replace(pair, num_second_motion=40) for pair in made.matches.pairs)
     assert codes(run(made, tmp_path, replace(made.matches, pairs=pairs))) == ["moving-objects"]
 
 
