@@ -63,14 +63,16 @@ def read_depth_file(path: Path, image: ImageFile, kind: DepthKind) -> DepthMap:
     try:
         values, confidence = _read_npz(path) if path.suffix == ".npz" else (_read_png(path), None)
     except Exception as error:  # damaged files raise many kinds of errors
-        raise NopeSplatError("unreadable-file", f"the depth map {path} cannot be read: {error}") from error
+        raise NopeSplatError(
+            "unreadable-file", f"the depth map {path} cannot be read ({error}); correct it and save it again"
+        ) from error
     height, width = values.shape
     aspect_error = width * image.height / (height * image.width) - 1
     if abs(aspect_error) > MAX_ASPECT_ERROR:
         raise NopeSplatError(
             "wrong-size",
             f"the depth map {path} is {width} x {height} pixels, but its photo {image.name} is {image.width}"
-            f" x {image.height}; a depth map must cover the whole photo",
+            f" x {image.height}; save a depth map that covers the whole photo",
         )
     values = np.where(np.isfinite(values) & (values != 0), values, np.nan)
     confidence = None if confidence is None else _downsample(confidence)

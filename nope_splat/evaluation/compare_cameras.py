@@ -32,7 +32,7 @@ def compare_cameras(
         raise NopeSplatError(
             "name-mismatch",
             f"the two sets of cameras have no photo in common (for example, {min(estimated)} in the first"
-            f" and {min(reference)} in the second); the photo names must match",
+            f" and {min(reference)} in the second); use the same photo names in both",
         )
     if len(reference) < 2:
         raise NopeSplatError(

@@ -63,6 +63,6 @@ def _check_run(run: TrainerConfig, resumed: bool) -> None:
     if run.start_paused and "viewer" not in run.vis:
         raise NopeSplatError(
             "conflicting-options",
-            f"start-paused waits for a click in the viewer, but vis is {run.vis}; choose a vis with the"
-            " viewer, or remove start-paused",
+            f"start-paused waits for a click in the viewer, but vis is {run.vis}; set vis to viewer,"
+            " or remove start-paused",
         )

@@ -348,7 +348,7 @@ class NopePipeline(VanillaPipeline):
                 f"there are no held-out photos to evaluate because {', '.join(unregistered)} could not be"
                 " registered; hold out other photos with --pipeline.datamanager.dataparser.eval-interval"
                 if unregistered
-                else "there are no held-out photos to evaluate because no photo was held out; train with"
+                else "there are no held-out photos to evaluate because none was held out; train with"
                 " eval-mode interval and an eval-interval no larger than the number of photos"
                 " (--pipeline.datamanager.dataparser.eval-mode, .eval-interval)",
             )

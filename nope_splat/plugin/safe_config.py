@@ -125,8 +125,7 @@ def read_config(path: Path) -> TrainerConfig:
         if VERSION_0_1_TAG in path.read_text("utf8", "replace"):
             raise NopeSplatError(
                 "checkpoint-mismatch",
-                f"{path} was written by version 0.1 of nope-splat; open it with that version, or train again"
-                " (the cameras are still in the cache folder next to this file)",
+                f"{path} was written by version 0.1 of nope-splat; open it with that version, or train again",
             ) from error
     if not isinstance(config, TrainerConfig):
         raise NopeSplatError(

@@ -132,7 +132,7 @@ def log_address(host: str, port: int, url: str, shared: bool) -> None:
     logger.warning(
         f"The viewer on port {port} of {host} is open to {'the internet' if shared else 'the network'}"
         " without a password: anyone who connects can see the photos, control the training and, with this"
-        " version of viser, possibly read other files of yours. To view it privately, set"
+        " version of viser, possibly read your other files. To view it privately, set"
         f" {HOST_OPTION} to {THIS_MACHINE}, leave out --viewer.make-share-url, and run"
         f" {tunnel} on the other machine."
     )

@@ -73,7 +73,8 @@ def require_matches(
         mirrored = list_names([str(names[image_id]) for image_id in matches.mirrored_ids.tolist()])
         raise NopeSplatError(
             "no-matches",
-            f"no two of the {len(training)} photos match, because some are mirrored; flip {mirrored}",
+            f"no two of the {len(training)} photos match, because some are mirrored; flip {mirrored} left"
+            " to right",
         )
     if not components and len(training) == 2:
         first, second = (names[image_id] for image_id in training)

@@ -55,7 +55,8 @@ def read_only_caches() -> Iterator[None]:
         _not_stored.reset(token)
         for folder in sorted(folders):
             logger.info(
-                f"Did not store what was missing in {folder}, because only trainings write to a cache."
+                f"Results missing from {folder} are not stored there, because only trainings write to a"
+                " cache."
             )
 
 

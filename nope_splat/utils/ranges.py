@@ -82,7 +82,7 @@ def check_ranges(settings: Any, prefix: str = "") -> None:
     for field in fields(settings):
         name = prefix + field.name.strip("_").replace("_", "-")
         if not hasattr(settings, field.name):
-            raise NopeSplatError("invalid-option", f"{name} is not set, but must be")
+            raise NopeSplatError("invalid-option", f"{name} is required but not set")
         value: Any = getattr(settings, field.name)
         _check_type(name, value, hints[field.name])
         if type(value).__module__.startswith("nope_splat.") and is_dataclass(value):
@@ -108,7 +108,7 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
         NopeSplatError: If the value has the wrong type or is too large.
     """
     if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
-        raise NopeSplatError("invalid-option", f"{name} is an integer of more than 64 bits")
+        raise NopeSplatError("invalid-option", f"{name} must be an integer of at most 64 bits")
     try:
         check_type(
             value.item() if isinstance(value, np.generic) else value,

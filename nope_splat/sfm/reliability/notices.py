@@ -63,7 +63,7 @@ def _support_notices(
             yield Notice(
                 "repeated-pattern",
                 "a pattern repeats in the photos (windows, tiles, or a watermark over the photos), and"
-                " different parts of it match; remove it, or include more that does not repeat",
+                " different parts of it match; remove the watermark, or include more that does not repeat",
             )
     elif per_image < options.min_observations_per_image:
         yield Notice(
@@ -94,8 +94,8 @@ def _consistency_notices(problem: SfmProblem, evidence: Evidence) -> Iterator[No
     if evidence.has_repeated_pattern:
         yield Notice(
             "repeated-pattern",
-            f"a pattern repeats in the photos, and {facts}; cameras may be off by a period: include something"
-            " that does not repeat, and take smaller steps",
+            f"a pattern repeats in the photos, and {facts}; cameras may be off by a period; include something"
+            " that does not repeat, and move less between photos",
         )
     elif moves or num_contradicting > options.max_contradicting_pair_ratio * num_strong:
         yield Notice(
@@ -118,7 +118,7 @@ def _view_notices(state: SfmState, evidence: Evidence) -> Iterator[Notice]:
         yield Notice(
             "duplicate-structure",
             f"the {num_images} photos show only {evidence.num_views} different views: some are copies, or"
-            " several similar sides were merged",
+            " several similar sides were merged; remove copies, and reconstruct similar sides separately",
         )
 
 
@@ -235,5 +235,5 @@ def refuse_doubtful(reconstruction: Reconstruction) -> None:
     if doubts:
         raise NopeSplatError(
             "doubtful-cameras",
-            f"{doubts[0].message}; without the option strict, the reconstruction is used nevertheless",
+            f"{doubts[0].message}; to use the reconstruction anyway, remove the option strict",
         )

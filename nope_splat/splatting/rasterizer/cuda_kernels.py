@@ -187,7 +187,7 @@ def _failure_message(output: str, log: Path) -> str:
     lines = output.strip().splitlines() or [""]
     errors = (line.strip() for line in lines if _ERROR.search(line) and not line.startswith("Error building"))
     reason = next(errors, lines[0])
-    return f"compiling gsplat's CUDA kernels failed ({reason}); the compiler's output is in {log}"
+    return f"compiling gsplat's CUDA kernels failed ({reason}); see the compiler's output in {log}"
 
 
 @contextmanager

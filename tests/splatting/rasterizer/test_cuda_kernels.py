@@ -82,15 +82,15 @@ def test_backend_without_kernels_is_imported_again(
     [
         (
             "Error building extension 'gsplat_cuda': [1/26] nvcc\na.h:1: error: unsupported GNU version\n",
-            "compiling gsplat's CUDA kernels failed (a.h:1: error: unsupported GNU version); the compiler's"
-            " output is in {log}",
+            "compiling gsplat's CUDA kernels failed (a.h:1: error: unsupported GNU version); see the"
+            " compiler's output in {log}",
         ),
         (
             "Error building extension 'gsplat_cuda': [1/26] nvcc\nnvcc fatal: 'cicc' died: Killed\n",
             "the compilation of gsplat's CUDA kernels ran out of memory; set the environment variable"
             " MAX_JOBS=1 and run the command again to continue (the compiler's output is in {log})",
         ),
-        ("", "compiling gsplat's CUDA kernels failed (); the compiler's output is in {log}"),
+        ("", "compiling gsplat's CUDA kernels failed (); see the compiler's output in {log}"),
     ],
 )
 def test_failed_compilation_is_reported(
