@@ -103,7 +103,7 @@ FORMULAS = [
         "constant of robust statistics",
         r"\b(1\.482\d*|2\.385|1\.345|1\.349)\b",
         ("geometry/robust.py",),
-        "geometry.robust.robust_sigma, CAUCHY, HUBER, QUARTILE_DISTANCE",
+        "geometry.robust.robust_sigma, CAUCHY, HUBER, NORMAL_IQR",
         ("sigma = 1.4826 * np.median(abs(r))", "CAUCHY = 2.385", "huber: float = 1.345"),
     ),
     Formula(

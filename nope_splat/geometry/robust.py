@@ -21,13 +21,13 @@ residuals."""
 HUBER = 1.345
 """Default width of the Huber loss, in standard deviations. It gives 95 % efficiency for normally distributed
 residuals (Huber 1964)."""
-SIGMA_OF_MEDIAN = 1.4826
+MAD_TO_SIGMA = 1.4826
 """Ratio of the standard deviation of normally distributed residuals to the median of their absolute
 values."""
 RAYLEIGH_MEDIAN = (2 * np.log(2)) ** 0.5
 """Median length of a 2D vector whose coordinates are independent and normally distributed with unit
 variance."""
-QUARTILE_DISTANCE = 1.349
+NORMAL_IQR = 1.349
 """Interquartile range of a normal distribution, in standard deviations."""
 
 
@@ -41,7 +41,7 @@ def robust_sigma(absolute: NDArray[Any] | Tensor) -> float:
         Standard deviation of the inliers, in the unit of the residuals.
     """
     median = absolute.median() if isinstance(absolute, Tensor) else np.median(absolute)
-    return SIGMA_OF_MEDIAN * float(median)
+    return MAD_TO_SIGMA * float(median)
 
 
 def cauchy_cost(squared: AnyArray, width: float = CAUCHY) -> AnyArray:

@@ -61,7 +61,7 @@ def joint_problem(model: NopeSplatModel) -> BundleProblem:
     prior_mean, prior_sigma = intrinsics.clone(), torch.ones_like(intrinsics)
     if lens is not None and learned_lens is not None:
         intrinsics[:, 1:] = torch.cat(lens, 1)
-        free_intrinsics[:, 1:] = learned_lens.free()
+        free_intrinsics[:, 1:] = learned_lens.free_mask()
         mean, prior_sigma[:, 1:] = learned_lens.prior()
         prior_mean[:, 1:] = torch.where(free_intrinsics[:, 1:], mean, intrinsics[:, 1:])
     return BundleProblem(

@@ -15,7 +15,7 @@ from nope_splat.plugin.learning_rates import optimizer_groups
 from nope_splat.plugin.model import NopeSplatModelConfig
 from nope_splat.plugin.pipeline import NopePipelineConfig
 from nope_splat.plugin.trainer import NopeTrainerConfig
-from nope_splat.plugin.viewer_access import THIS_MACHINE
+from nope_splat.plugin.viewer_access import LOOPBACK
 from nope_splat.sfm import MapperOptions, SfmOptions
 from nope_splat.sfm.initialization.monocular_depth import MonocularDepthInitialization
 from nope_splat.utils.terminal import set_up_terminal
@@ -40,7 +40,7 @@ def trainer_config(method_name: str, pipeline: NopePipelineConfig | None = None)
         steps_per_eval_batch=0,
         optimizers=optimizer_groups(),
         # nerfstudio's default opens the viewer to the whole network, without a password.
-        viewer=ViewerConfig(num_rays_per_chunk=1 << 15, websocket_host=THIS_MACHINE),
+        viewer=ViewerConfig(num_rays_per_chunk=1 << 15, websocket_host=LOOPBACK),
         vis="viewer",
     )
 

@@ -126,7 +126,7 @@ class LearnedLens(nn.Module):
         parameters = {"principal_point": self.principal_point, "distortion": self.distortion}
         return {f"{name}_opt": [parameters[name]] for name, learns in self.learns.items() if learns}
 
-    def free(self) -> Tensor:
+    def free_mask(self) -> Tensor:
         """Return which parameters of each camera are optimized: True or False for x, y, k1, k2. (K, 4).
 
         x and y are the coordinates of the principal point.

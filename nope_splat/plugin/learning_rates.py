@@ -40,21 +40,21 @@ class Rates(NamedTuple):
     """Fraction of the training during which the learning rate rises from zero; 0 for no warm-up."""
 
 
-GAUSSIANS = {
+GAUSSIAN_RATES = {
     "features_dc": Rates(0.0025),
     "features_rest": Rates(0.0025 / 20),
     "opacities": Rates(ByDevice(cuda=0.05, cpu=0.025)),
     "scales": Rates(ByDevice(cuda=0.005, cpu=0.02)),
     "quats": Rates(ByDevice(cuda=0.001, cpu=0.005)),
 }
-CAMERAS = ("camera", "focal", "principal_point", "distortion")
-RATES = {
+CAMERA_PARAMETERS = ("camera", "focal", "principal_point", "distortion")
+DEFAULT_RATES = {
     "means": Rates(ByDevice(cuda=1.6e-4, cpu=5e-4), ByDevice(cuda=1.6e-6, cpu=5e-5)),
-    **GAUSSIANS,
-    **{f"track_{name}": rates for name, rates in GAUSSIANS.items()},
+    **GAUSSIAN_RATES,
+    **{f"track_{name}": rates for name, rates in GAUSSIAN_RATES.items()},
     "track_points": Rates(3e-4, 3e-6),
     "depth_corrections": Rates(5e-4, 5e-5),
-    **{f"{name}_opt": Rates(1e-4, 1e-5, warmup=0.1) for name in CAMERAS},
+    **{f"{name}_opt": Rates(1e-4, 1e-5, warmup=0.1) for name in CAMERA_PARAMETERS},
 }
 """Default learning rates by the name of the parameter group."""
 
@@ -66,7 +66,7 @@ def optimizer_groups() -> dict[str, dict[str, Any]]:
         For each parameter group by name, the configurations `optimizer` and `scheduler`; the scheduler is
         None if the learning rate is constant.
     """
-    return {name: _group(rates) for name, rates in RATES.items()}
+    return {name: _group(rates) for name, rates in DEFAULT_RATES.items()}
 
 
 def resolve_rates(groups: dict[str, dict[str, Any]], device: Device) -> None:
@@ -80,9 +80,9 @@ def resolve_rates(groups: dict[str, dict[str, Any]], device: Device) -> None:
     for name, group in groups.items():
         optimizer, scheduler = group["optimizer"], group["scheduler"]
         if optimizer.lr == "auto":
-            optimizer.lr = _rate_on(RATES[name].initial, device)
+            optimizer.lr = _rate_on(DEFAULT_RATES[name].initial, device)
         if isinstance(scheduler, DecayConfig) and scheduler.lr_final == "auto":
-            scheduler.lr_final = _rate_on(RATES[name].final, device)
+            scheduler.lr_final = _rate_on(DEFAULT_RATES[name].final, device)
 
 
 def _group(rates: Rates) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from nope_splat.sfm import Reconstruction
 
 
 @dataclass(frozen=True)
-class Run:
+class LoadedRun:
     """A training run, loaded at its latest checkpoint."""
 
     path: Path
@@ -33,7 +33,7 @@ class Run:
     """Iteration of the latest checkpoint; the first iteration of a training is 0."""
 
 
-def open_run(config: Path) -> Run:
+def open_run(config: Path) -> LoadedRun:
     """Load a training run at its latest checkpoint, without executing code from its files.
 
     Args:
@@ -61,7 +61,7 @@ def open_run(config: Path) -> Run:
     pipeline.eval()
     state = load_checkpoint(checkpoint)
     pipeline.load_pipeline(state["pipeline"], state["step"])
-    return Run(config, loaded, pipeline, state["step"])
+    return LoadedRun(config, loaded, pipeline, state["step"])
 
 
 @torch.no_grad()

@@ -30,7 +30,7 @@ from nope_splat.plugin.datamanager import NopeDataManager
 
 logger = logging.getLogger(__name__)
 
-THIS_MACHINE = "127.0.0.1"
+LOOPBACK = "127.0.0.1"
 """IPv4 loopback address, on which a server is reachable only from this machine."""
 HOST_OPTION = "--viewer.websocket-host"
 SAVE_BUTTON = "Generate Command"
@@ -110,7 +110,7 @@ def listening_host(config: ViewerConfig, in_training: bool) -> str:
     chosen = any(argument.replace("_", "-").startswith(HOST_OPTION) for argument in sys.argv)
     if in_training or chosen or config.websocket_host != ViewerConfig().websocket_host:
         return config.websocket_host
-    return THIS_MACHINE
+    return LOOPBACK
 
 
 def log_address(host: str, port: int, url: str, shared: bool) -> None:
@@ -133,7 +133,7 @@ def log_address(host: str, port: int, url: str, shared: bool) -> None:
         f"The viewer on port {port} of {host} is open to {'the internet' if shared else 'the network'}"
         " without a password: anyone who connects can see the photos, control the training and, with this"
         " version of viser, possibly read your other files. To view it privately, set"
-        f" {HOST_OPTION} to {THIS_MACHINE}, leave out --viewer.make-share-url, and run"
+        f" {HOST_OPTION} to {LOOPBACK}, leave out --viewer.make-share-url, and run"
         f" {tunnel} on the other machine."
     )
 

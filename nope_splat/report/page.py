@@ -17,7 +17,7 @@ from PIL import Image
 
 from nope_splat.io.images import ImageFile, read_image
 from nope_splat.plugin.held_out_views import held_out_views
-from nope_splat.plugin.load_run import Run, optimized_scene
+from nope_splat.plugin.load_run import LoadedRun, optimized_scene
 from nope_splat.plugin.pipeline import NopePipeline
 from nope_splat.plugin.summary import reconstruction_rows, training_rows
 from nope_splat.report import figures
@@ -72,7 +72,7 @@ class HeldOutView(NamedTuple):
     """The rendering, as content of a JPEG file."""
 
 
-def render_page(run: Run) -> str:
+def render_page(run: LoadedRun) -> str:
     """Render the HTML report of a training run.
 
     Args:

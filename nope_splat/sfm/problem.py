@@ -45,7 +45,7 @@ class Priors:
 
 
 @dataclass(frozen=True)
-class ImageEvidence:
+class ImageProperties:
     """Names of the images, and properties that were found during matching."""
 
     names: tuple[str, ...] = ()
@@ -74,7 +74,7 @@ class SfmProblem:
     """Image sizes, and camera of each image."""
     pairs: Sequence[PairMatches]
     """Verified matches of each image pair."""
-    images: ImageEvidence = ImageEvidence()
+    images: ImageProperties = ImageProperties()
     """Properties of the images that were found during matching."""
     pointmaps: Pointmaps | None = None
     """Pointmaps of the image pairs; None if the matcher does not predict pointmaps."""

@@ -14,7 +14,7 @@ from nope_splat.sfm.camera_groups import CameraGroups
 from nope_splat.sfm.initialization.known_cameras import KnownCamerasInitialization
 from nope_splat.sfm.known_cameras import KnownCameras
 from nope_splat.sfm.options import SfmOptions
-from nope_splat.sfm.problem import ImageEvidence, Priors, SfmProblem
+from nope_splat.sfm.problem import ImageProperties, Priors, SfmProblem
 from nope_splat.utils.typing import Mask
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def training_problem(
         pairs=[pair for pair in matches.pairs if not excluded[pair.first] and not excluded[pair.second]],
         pointmaps=matches.pointmaps and matches.pointmaps.without(held_out),
         priors=replace(priors, exif_focals=exif_focals),
-        images=ImageEvidence(names, matches.repetition, matches.stationary, mirrored),
+        images=ImageProperties(names, matches.repetition, matches.stationary, mirrored),
         options=options.mapper,
         seed=options.matching.seed,
     )

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from nope_splat.geometry.robust import (
-    QUARTILE_DISTANCE,
+    MAD_TO_SIGMA,
+    NORMAL_IQR,
     RAYLEIGH_MEDIAN,
-    SIGMA_OF_MEDIAN,
     cauchy_cost,
     cauchy_weight,
     huber_cost,
@@ -62,7 +62,7 @@ def test_efficiency_for_normal_noise_is_95_percent(weight: Any, squares: bool) -
 
 def test_constants_are_those_of_the_normal_distribution() -> None:
     normal = NormalDist()
-    assert 1 / normal.inv_cdf(0.75) == pytest.approx(SIGMA_OF_MEDIAN, abs=1e-4)
-    assert 2 * normal.inv_cdf(0.75) == pytest.approx(QUARTILE_DISTANCE, abs=1e-3)
+    assert 1 / normal.inv_cdf(0.75) == pytest.approx(MAD_TO_SIGMA, abs=1e-4)
+    assert 2 * normal.inv_cdf(0.75) == pytest.approx(NORMAL_IQR, abs=1e-3)
     lengths = np.linalg.norm(np.random.default_rng(0).normal(0, 1, (100_000, 2)), axis=1)
     assert np.median(lengths) == pytest.approx(RAYLEIGH_MEDIAN, rel=0.01)

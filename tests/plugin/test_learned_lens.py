@@ -162,7 +162,7 @@ def test_lens_is_initialized_from_the_reconstruction_and_can_be_set() -> None:
     torch.testing.assert_close(lens.lens().radial, start + 0.02)
     torch.testing.assert_close(lens.lens().shift[0], shift[0])
     assert not lens.lens().shift[1].any()  # it rotates with the camera
-    assert lens.free().tolist() == [[True] * 4, [False, False, True, True]]
+    assert lens.free_mask().tolist() == [[True] * 4, [False, False, True, True]]
     first, second = lens.cameras((SharedPinhole(600.0, (4.0, -3.0)), SharedPinhole(500.0)))
     assert first.offset == pytest.approx((6.0, -2.0))
     assert first.radial == pytest.approx((-0.03, 0.03))
@@ -179,7 +179,8 @@ def test_only_learned_parameters_change(parameter: str) -> None:
     assert torch.equal(after.radial, before.radial) == (parameter == "principal_point")
     assert lens.param_groups().keys() == {f"{parameter}_opt"}
     assert (
-        lens.free().any(0).tolist() == [parameter == "principal_point"] * 2 + [parameter == "distortion"] * 2
+        lens.free_mask().any(0).tolist()
+        == [parameter == "principal_point"] * 2 + [parameter == "distortion"] * 2
     )
 
 

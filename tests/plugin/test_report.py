@@ -19,7 +19,7 @@ from fixtures.errors import refused
 from fixtures.splat_scene import make_pipeline, set_to_truth
 
 from nope_splat.plugin.history import History
-from nope_splat.plugin.load_run import Run
+from nope_splat.plugin.load_run import LoadedRun
 from nope_splat.plugin.trainer import NopeTrainerConfig
 from nope_splat.report import figures, render_page
 from nope_splat.scene.tracks import MatchGraph
@@ -50,7 +50,7 @@ class Page(HTMLParser):
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LoadedRun:
     """Create a finished training with one unregistered and two held-out images."""
     pipeline = make_pipeline(tmp_path, monkeypatch, unregistered=(UNREGISTERED,), test_mode="inference")
     set_to_truth(pipeline)
@@ -61,10 +61,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         pipeline.history.record(step, values)
     pipeline.load_pipeline(pipeline.state_dict(), step=99)
     (tmp_path / "config.yml").write_text("seed: <42>\n")
-    return Run(tmp_path / "config.yml", NopeTrainerConfig(experiment_name="Vase & <b>"), pipeline, 99)
+    return LoadedRun(tmp_path / "config.yml", NopeTrainerConfig(experiment_name="Vase & <b>"), pipeline, 99)
 
 
-def test_page_is_complete_and_self_contained(run: Run) -> None:
+def test_page_is_complete_and_self_contained(run: LoadedRun) -> None:
     page = Page(render_page(run))
     text = " ".join(page.texts)
     for name in run.pipeline.datamanager.dataparser.scene.image_names:
@@ -86,7 +86,7 @@ def test_page_is_complete_and_self_contained(run: Run) -> None:
     assert len(page.images) == 9 + 2 * 2 + 3 + 3
 
 
-def test_another_reconstruction_raises(run: Run) -> None:
+def test_another_reconstruction_raises(run: LoadedRun) -> None:
     run.pipeline.same_scene = False
     with refused("checkpoint-mismatch"):
         render_page(run)
@@ -100,7 +100,7 @@ def labels(svg: bytes) -> list[str]:
 
 
 @pytest.fixture
-def scene(run: Run) -> Reconstruction:
+def scene(run: LoadedRun) -> Reconstruction:
     edges = np.array([[1, 2], [2, 4], [1, 4]])
     graph = MatchGraph(9, edges, np.array([50, 40, 20]), np.array([0, 1]))
     return replace(run.pipeline.datamanager.dataparser.scene, graph=graph)

@@ -24,7 +24,7 @@ from nope_splat.sfm.known_cameras import KnownCameras
 from nope_splat.sfm.known_cameras_agreement import Agreement, match_errors
 from nope_splat.sfm.known_cameras_check import CheckedCameras, check_known_cameras
 from nope_splat.sfm.pipeline import reconstruct_from_matches
-from nope_splat.sfm.problem import ImageEvidence, SfmProblem
+from nope_splat.sfm.problem import ImageProperties, SfmProblem
 from nope_splat.sfm.reliability.notices import refuse_doubtful
 
 Array = NDArray[np.floating]
@@ -65,7 +65,7 @@ def check(
         made.keypoints,
         made.camera_groups,
         made.matches.pairs,
-        ImageEvidence(repetition=None if repetition is None else np.full(len(made.names), repetition)),
+        ImageProperties(repetition=None if repetition is None else np.full(len(made.names), repetition)),
         priors=Priors(cameras),
     )
     options = SfmOptions(initialization=KnownCamerasInitialization(FILE))

@@ -13,7 +13,7 @@ from fixtures.errors import refused
 from nope_splat.plugin import device
 from nope_splat.plugin.config import nope_splat
 from nope_splat.plugin.dataparser import NopeDataParserConfig
-from nope_splat.plugin.learning_rates import RATES, optimizer_groups, resolve_rates
+from nope_splat.plugin.learning_rates import DEFAULT_RATES, optimizer_groups, resolve_rates
 from nope_splat.plugin.model import NopeSplatModelConfig
 from nope_splat.plugin.trainer import NopeTrainerConfig
 from nope_splat.utils.device_defaults import Device, resolve_defaults, resolved
@@ -62,7 +62,7 @@ def test_unresolved_settings_raise_an_error() -> None:
 def test_every_learning_rate_is_a_number(device_type: Device) -> None:
     groups = optimizer_groups()
     resolve_rates(groups, device_type)
-    assert groups.keys() == RATES.keys()
+    assert groups.keys() == DEFAULT_RATES.keys()
     for group in groups.values():
         assert group["optimizer"].lr > 0
         assert group["scheduler"] is None or 0 < group["scheduler"].lr_final <= group["optimizer"].lr

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nope_splat.depth import DepthMap
 from nope_splat.geometry.projection import perspective
-from nope_splat.geometry.robust import QUARTILE_DISTANCE
+from nope_splat.geometry.robust import NORMAL_IQR
 from nope_splat.matching import Pointmaps
 from nope_splat.sfm.camera_groups import CameraGroups
 from nope_splat.sfm.initialization.focal import (
@@ -138,7 +138,7 @@ def pointmap_focal(
     focals, weights = np.array(plausible).T
     lower, median, upper = weighted_quantiles(focals, weights, (0.25, 0.5, 0.75))
     factors = (1.0,) if upper / lower < options.max_quartile_ratio else options.start_factors
-    log_sigma = np.log(upper / lower) / QUARTILE_DISTANCE
+    log_sigma = np.log(upper / lower) / NORMAL_IQR
     sigma = float(np.clip(log_sigma, options.min_log_focal_sigma, max_sigma))
     return FocalEstimate(median, tuple(median * factor for factor in factors), len(plausible), sigma)
 

@@ -16,7 +16,7 @@ from nope_splat.sfm.reliability.evidence import Evidence
 from nope_splat.sfm.state import SfmState
 from nope_splat.utils.typing import Mask
 
-HARMLESS = ("stationary-pixels", "mirrored-images", "separated-cameras")
+HARMLESS_NOTICES = ("stationary-pixels", "mirrored-images", "separated-cameras")
 """Codes of notices about problems that were solved; such notices are no reason to doubt the cameras."""
 
 
@@ -229,9 +229,9 @@ def refuse_doubtful(reconstruction: Reconstruction) -> None:
         reconstruction: The finished reconstruction.
 
     Raises:
-        NopeSplatError: If there is a notice whose code is not in `HARMLESS`.
+        NopeSplatError: If there is a notice whose code is not in `HARMLESS_NOTICES`.
     """
-    doubts = [notice for notice in reconstruction.notices if notice.code not in HARMLESS]
+    doubts = [notice for notice in reconstruction.notices if notice.code not in HARMLESS_NOTICES]
     if doubts:
         raise NopeSplatError(
             "doubtful-cameras",

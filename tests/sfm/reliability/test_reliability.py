@@ -159,24 +159,24 @@ def test_such_a_pair_does_not_count_if_a_pattern_repeats(tmp_path: Path) -> None
     assert codes(run(made, tmp_path, matches)) == []
 
 
-def test_second_motions_are_told(tmp_path: Path) -> None:
+def test_second_motions_are_reported(tmp_path: Path) -> None:
     made = make_scene()
     pairs = tuple(replace(pair, num_second_motion=40) for pair in made.matches.pairs)
     assert codes(run(made, tmp_path, replace(made.matches, pairs=pairs))) == ["moving-objects"]
 
 
-def test_few_different_views_are_told(tmp_path: Path) -> None:
+def test_few_different_views_are_reported(tmp_path: Path) -> None:
     made = make_scene(poses=np.tile(ring(3, arc=60), (4, 1, 1)))
     assert "duplicate-structure" in codes(run(made, tmp_path))
 
 
-def test_a_focal_length_that_no_lens_has_is_told(tmp_path: Path) -> None:
+def test_an_implausible_focal_length_is_reported(tmp_path: Path) -> None:
     poses = np.stack([look_at(np.array([5.0 * i - 10, -70.0, 1.5 * i]), np.zeros(3)) for i in range(5)])
     made = make_scene(poses=poses, camera=SharedPinhole(10500.0))
     assert codes(run(made, tmp_path))
 
 
-def test_thin_support_is_told(tmp_path: Path) -> None:
+def test_weak_support_is_reported(tmp_path: Path) -> None:
     made = make_scene(
         num_images=9, points=random_points(500), sees=lambda image, ids: np.full(len(ids), image < 4)
     )
