@@ -175,7 +175,7 @@ def _focal_notices(state: SfmState, problem: SfmProblem, evidence: Evidence) -> 
     elif not evidence.focal_is_determined:
         yield Notice(
             "uncertain-focal-length",
-            f"the photos do not determine the focal length well; the estimate is {focal}, but it may be off"
+            f"the photos do not determine the focal length well: the estimate of {focal} may be off"
             f" by a third; {advice}",
         )
 
