@@ -123,7 +123,7 @@ def prefer_exif_focals(state: SfmState, profile: FocalProfile, problem: SfmProbl
     )
     if increase >= max_increase or not is_stated.any():
         return
-    precision = increase / max_increase / np.log(options.factor) ** 2
+    precision = increase / max_increase / np.log(options.focal_factor) ** 2
     exif_precision = problem.options.intrinsics_prior.exif_log_focal_sigma**-2
     differences = np.log(problem.exif_focals[is_stated] / state.focal[is_stated])
     shift = np.median(differences) * exif_precision / (exif_precision + precision)
