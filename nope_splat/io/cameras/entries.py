@@ -1,0 +1,88 @@
+"""Cameras as they are stored in files, before their lenses and pixels are converted to those of this package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nope_splat.io.camera_checks import InvalidCamera, parsing
+from nope_splat.io.cameras.lenses import Lens, Size
+from nope_splat.io.cameras.names import file_name
+from nope_splat.io.images import UNPRINTABLE
+from nope_splat.utils.typing import Array
+
+
+@dataclass(frozen=True)
+class CameraEntry:
+    """Camera of one image in a file of another program."""
+
+    name: str
+    """Image name in the file: a path, a file name, or a file name without its ending."""
+    T_world_camera: Array
+    """Camera-to-world transform, OpenCV axes, for the image as `size` describes it. (4, 4)."""
+    lens_for: Callable[[Size], Lens]
+    """Function that returns the lens, in pixels of an image of the given width and height."""
+    size: Size | None = None
+    """Width and height, in pixels, of the image to which the camera refers; None if the file does not say."""
+    is_upright: bool = False
+    """Whether the camera refers to the upright image if `size` fits both the upright and the stored image."""
+
+
+def entries_by_name(path: Path, entries: Iterable[CameraEntry]) -> dict[str, CameraEntry]:
+    """Collect entries by name, and check their names.
+
+    Args:
+        path: The camera file, for error messages.
+        entries: The entries.
+
+    Returns:
+        The entries by name.
+
+    Raises:
+        NopeSplatError: If a name is empty, contains control characters, or occurs twice.
+    """
+    named: dict[str, CameraEntry] = {}
+    for entry in entries:
+        with parsing_camera(path, entry.name):
+            if not file_name(entry.name):
+                raise InvalidCamera("it has no photo name")
+            if UNPRINTABLE.search(entry.name):  # `find_images` skips files with such names
+                raise InvalidCamera("its photo name contains control characters")
+            if entry.name in named:
+                raise InvalidCamera("another camera has the same photo name")
+        named[entry.name] = entry
+    return named
+
+
+def parsing_camera(path: Path, name: str) -> AbstractContextManager[None]:
+    """Create the context manager `parsing`, with a message that contains the image name and the file path."""
+    photo = " ".join(name[:200].split())
+    return parsing(f"the camera of {photo} in {path} cannot be used", "correct it or remove it")
+
+
+def constant_lens(lens: Lens) -> Callable[[Size], Lens]:
+    """Return a function that returns the same lens for every size."""
+    return lambda size: lens
+
+
+def numbers(text: str | None, count: int) -> Array:
+    """Parse numbers that are separated by spaces.
+
+    Args:
+        text: The text.
+        count: Expected number of values.
+
+    Returns:
+        The values. (count,).
+
+    Raises:
+        InvalidCamera: If the text contains another number of values, or no numbers.
+    """
+    values = np.array((text or "").split(), dtype=np.float64)
+    if len(values) != count:
+        raise InvalidCamera(f"{len(values)} instead of {count} numbers")
+    return values

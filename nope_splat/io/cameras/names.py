@@ -1,0 +1,134 @@
+"""Match image names of camera files to names of photos, or those of two camera files to each other."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Collection, Sequence
+
+from nope_splat.io.images import IMAGE_SUFFIXES
+
+IMAGE_ENDINGS = IMAGE_SUFFIXES | {".bmp", ".gif", ".jp2", ".avif", ".ppm"}
+"""Endings that names of images have. Other endings, as in `frame.001`, belong to the name."""
+EXPORTED = re.compile(r"(?P<original>.+\.[^./_]+)(_\d+)?\.(png|jpg)", re.IGNORECASE)
+"""Pattern of the file names of converted photos in exports: the name of the photo and `.png`, or `_1.png` and so on
+(see `nope_splat.io.export.exported_names`)."""
+
+
+def match_names(names: Collection[str], others: Collection[str]) -> dict[str, str]:
+    """Match image names that may differ in folders, endings and separators.
+
+    Equal names match. The other names are compared, in this order, by their paths relative to the common folder
+    of all names, and by their last folders and file names, from all folders to none. File names are first compared
+    as they are, then by the names of the originals of exported photos (`a.heic.png` is `a.heic`), and last without
+    ending and without case (`a`, `a.jpg` and `A.JPG`). Names match only if no other name on either side is equal in
+    the same sense, so ambiguous names do not match.
+
+    Args:
+        names: Image names. Backslashes separate folders, as slashes do.
+        others: Image names to compare with.
+
+    Returns:
+        The matching name of `others`, by each name of `names` that has one.
+
+    Example:
+        >>> match_names(["images/a/1.jpg", "images/b/1.jpg", "images/b/2"], ["a/1.jpg", "b/1.jpg", "b/2.jpg"])
+        {'images/a/1.jpg': 'a/1.jpg', 'images/b/1.jpg': 'b/1.jpg', 'images/b/2': 'b/2.jpg'}
+    """
+    known = set(others)
+    matches = {name: name for name in names if name in known}
+    sides = [{name: split_path(name) for name in side} for side in (names, others)]
+    depth = max((len(parts) for side in sides for parts in side.values()), default=0)
+    used = set(matches.values())
+    for convert in (str, original_name, _stem):
+        for count in (None, *range(depth, 0, -1)):
+            keys, other_keys = (_unique_keys(side, convert, count) for side in sides)
+            for key in keys.keys() & other_keys.keys():
+                name, other = keys[key], other_keys[key]
+                if name not in matches and other not in used:
+                    matches[name] = other
+                    used.add(other)
+    return {name: matches[name] for name in names if name in matches}
+
+
+def short_names(names: Sequence[str]) -> list[str] | None:
+    """Shorten image paths to file names; if two file names are equal, only remove the common folder.
+
+    Args:
+        names: Image paths.
+
+    Returns:
+        The shortened names, in the same order; None if two of them are equal, or if two file names are equal and
+        some paths are absolute while others are relative.
+    """
+    paths = [split_path(name) for name in names]
+    shortened = [path[-1] for path in paths]
+    if len(set(shortened)) < len(shortened):
+        if len({name.startswith("/") for name in names}) == 2:
+            return None
+        common = _common_length(paths)
+        shortened = ["/".join(path[common:]) for path in paths]
+    return shortened if len(set(shortened)) == len(shortened) else None
+
+
+def split_path(name: str) -> tuple[str, ...]:
+    """Split an image path at slashes into folders and file name, without `.`, `..` and empty parts.
+
+    A path that contains backslashes but no slashes is split at its backslashes.
+    """
+    separated = name if "/" in name else name.replace("\\", "/")
+    parts = tuple(part for part in separated.split("/") if part not in ("", ".", ".."))
+    return parts or ("",)
+
+
+def file_name(name: str) -> str:
+    """Return the last part of an image path; empty if the path has no file name."""
+    return split_path(name)[-1]
+
+
+def original_name(name: str) -> str:
+    """Return the file name of the photo of which an exported file is a converted copy.
+
+    Args:
+        name: File name, such as `a.heic.png`.
+
+    Returns:
+        The file name without the ending that exports append, such as `a.heic`; other names are returned unchanged.
+    """
+    match = EXPORTED.fullmatch(name)
+    if match is None or os.path.splitext(match["original"])[1].lower() not in IMAGE_ENDINGS:
+        return name
+    return match["original"]
+
+
+def _stem(name: str) -> str:
+    """Return the file name of the original photo without case and ending."""
+    stem, ending = os.path.splitext(original_name(name).casefold())
+    return stem if ending in IMAGE_ENDINGS else stem + ending
+
+
+def _unique_keys(
+    paths: dict[str, tuple[str, ...]], convert: Callable[[str], str], count: int | None
+) -> dict[tuple[str, ...], str]:
+    """Return image names by the last `count` parts of their paths, or by the parts below the common folder.
+
+    Args:
+        paths: Parts of the path of each image, by its name.
+        convert: Function that is applied to file names.
+        count: Number of parts; None for all parts below the common folder.
+
+    Returns:
+        Image names by their keys; keys that occur twice are left out.
+    """
+    start = _common_length(list(paths.values())) if count is None else -count
+    names: dict[tuple[str, ...], list[str]] = {}
+    for name, path in paths.items():
+        key = (*path[start:-1], convert(path[-1]))
+        names.setdefault(key, []).append(name)
+    return {key: group[0] for key, group in names.items() if len(group) == 1}
+
+
+def _common_length(paths: Sequence[tuple[str, ...]]) -> int:
+    """Return the number of folders that the paths of all images share."""
+    folders = [path[:-1] for path in paths]
+    return len(os.path.commonprefix(folders)) if folders else 0
