@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from nope_splat.io.camera_checks import InvalidCamera
-from nope_splat.io.cameras.lenses import Lens
+from nope_splat.io.cameras.lenses import Lens, UnsuitableLens
 from nope_splat.io.colmap import SINGLE_FOCAL_MODELS
 
 Values = Sequence[float]
@@ -78,8 +77,8 @@ MODELS: dict[str, Callable[[Values], dict[str, object]]] = {
     "FISHEYE": _fisheye,
     "EUCM": lambda values: {"projection": "eucm", "shape": tuple(values)},
 }
-"""Functions that convert the parameters of a model, without focal lengths and principal point, to arguments of
-`Lens`. EQUIRECTANGULAR is missing: no pinhole camera shows a whole sphere."""
+"""Functions that convert the parameters of a model, without focal lengths and principal point, to arguments
+of `Lens`. EQUIRECTANGULAR is missing: no pinhole camera shows a whole sphere."""
 
 
 def colmap_lens(model: str, params: Values) -> Lens:
@@ -93,10 +92,10 @@ def colmap_lens(model: str, params: Values) -> Lens:
         The lens.
 
     Raises:
-        InvalidCamera: If the model is EQUIRECTANGULAR.
+        UnsuitableLens: If the model is EQUIRECTANGULAR.
     """
     if model not in MODELS:
-        raise InvalidCamera(f"{model} is no lens model of a camera; cut perspective photos out of panoramas")
+        raise UnsuitableLens(model)
     num_focals = 1 if model in SINGLE_FOCAL_MODELS else 2
     fx, fy = params[0], params[num_focals - 1]
     cx, cy, *others = params[num_focals:]

@@ -1,8 +1,8 @@
-"""Cameras as they are stored in files, before their lenses and pixels are converted to those of this package."""
+"""Cameras as files store them, before lenses and pixels are converted."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +28,28 @@ class CameraEntry:
     """Function that returns the lens, in pixels of an image of the given width and height."""
     size: Size | None = None
     """Width and height, in pixels, of the image to which the camera refers; None if the file does not say."""
+    default_size: Size | None = None
+    """Size to assume if the size of the image cannot be found; None if the intrinsics depend on it."""
     is_upright: bool = False
     """Whether the camera refers to the upright image if `size` fits both the upright and the stored image."""
+
+
+def check_name(name: str, others: Container[str]) -> None:
+    """Check that an image name is usable, and that no other camera has the same image name.
+
+    Args:
+        name: Image name of a camera.
+        others: Image names of the cameras read before.
+
+    Raises:
+        InvalidCamera: If the name is empty, contains control characters, or is already in `others`.
+    """
+    if not file_name(name):
+        raise InvalidCamera("it has no photo name")
+    if UNPRINTABLE.search(name):  # `find_images` skips files with such names
+        raise InvalidCamera("its photo name contains control characters")
+    if name in others:
+        raise InvalidCamera("another camera has the same photo name")
 
 
 def entries_by_name(path: Path, entries: Iterable[CameraEntry]) -> dict[str, CameraEntry]:
@@ -46,14 +66,9 @@ def entries_by_name(path: Path, entries: Iterable[CameraEntry]) -> dict[str, Cam
         NopeSplatError: If a name is empty, contains control characters, or occurs twice.
     """
     named: dict[str, CameraEntry] = {}
-    for entry in entries:
-        with parsing_camera(path, entry.name):
-            if not file_name(entry.name):
-                raise InvalidCamera("it has no photo name")
-            if UNPRINTABLE.search(entry.name):  # `find_images` skips files with such names
-                raise InvalidCamera("its photo name contains control characters")
-            if entry.name in named:
-                raise InvalidCamera("another camera has the same photo name")
+    for index, entry in enumerate(entries):
+        with parsing_camera(path, entry.name or f"frame {index + 1}"):
+            check_name(entry.name, named)
         named[entry.name] = entry
     return named
 
@@ -62,11 +77,6 @@ def parsing_camera(path: Path, name: str) -> AbstractContextManager[None]:
     """Create the context manager `parsing`, with a message that contains the image name and the file path."""
     photo = " ".join(name[:200].split())
     return parsing(f"the camera of {photo} in {path} cannot be used", "correct it or remove it")
-
-
-def constant_lens(lens: Lens) -> Callable[[Size], Lens]:
-    """Return a function that returns the same lens for every size."""
-    return lambda size: lens
 
 
 def numbers(text: str | None, count: int) -> Array:

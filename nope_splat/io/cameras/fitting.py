@@ -1,4 +1,4 @@
-"""Fit the lens of this package, a pinhole camera with radial distortion k1 and k2, to lenses of other programs."""
+"""Fit a pinhole camera with radial distortion k1 and k2 to lenses of other programs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from nope_splat.geometry.distortion import radial_term_jacobian
-from nope_splat.io.cameras.lenses import Lens, Size
+from nope_splat.io.cameras.lenses import Lens, Size, UnsuitableLens
 from nope_splat.utils.typing import Array
 
 GRID = (25, 19)
@@ -16,12 +16,9 @@ GRID = (25, 19)
 MIN_SHARE = 0.95
 """Smallest fraction of these pixels whose ray must be less than 89 degrees from the optical axis."""
 MAX_ERROR = 0.005
-"""Largest error of a fitted lens at any of these pixels, as a fraction of the longer image side. It is 4 pixels of
-a photo that is 800 pixels wide, the distance at which matches of two photos stop to agree."""
-
-
-class UnsuitableLens(ValueError):
-    """Exception for a lens that a pinhole camera with radial distortion cannot represent; gives the reason."""
+"""Largest error of a fitted lens at any of these pixels, as a fraction of the longer image side. It is 4
+pixels of a photo that is 800 pixels wide. Fisheye lenses with a diagonal field of view of up to 110 degrees
+are below it."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,8 @@ def fit_lens(lens: Lens, size: Size) -> FittedLens:
 
     Pinhole cameras with radial distortion k1, k2 are taken over exactly; their focal length is the mean of fx
     and fy. For other lenses, focal length f, principal point c and distortion minimize the sum of squared
-    distances between projections of the rays of a grid of pixels. The unknowns f, f k1, f k2 and c are linear in
+    distances between projections of the rays of a grid of pixels. The unknowns f, f k1, f k2 and c are linear
+    in
 
         f p + f k1 s p + f k2 s^2 p + c = pixel,   s = |p|^2,
 
@@ -72,7 +70,7 @@ def fit_lens(lens: Lens, size: Size) -> FittedLens:
         return FittedLens(focal, lens.center, (k1, k2), *_norms(errors))
     plane, valid = lens.unproject(pixels)
     if valid.mean() < MIN_SHARE:
-        raise UnsuitableLens("its field of view is too large for a pinhole camera")
+        raise UnsuitableLens(lens.model)
     plane, pixels = plane[valid], pixels[valid]
     ones, zeros = np.ones(len(plane)), np.zeros(len(plane))
     shifts = np.stack([np.stack([ones, zeros], -1), np.stack([zeros, ones], -1)], 1)
@@ -84,7 +82,8 @@ def fit_lens(lens: Lens, size: Size) -> FittedLens:
     focal, k1, k2 = solution[0], solution[1] / solution[0], solution[2] / solution[0]
     if not max_error < MAX_ERROR * max(size):
         raise UnsuitableLens(
-            f"a pinhole camera with radial distortion differs from it by up to {max_error:.3g} pixels"
+            lens.model,
+            f"a pinhole camera with radial distortion differs from it by up to {max_error:.3g} pixels",
         )
     center = float(solution[3]), float(solution[4])
     return FittedLens(float(focal), center, (float(k1), float(k2)), max_error, rms_error)

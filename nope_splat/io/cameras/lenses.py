@@ -4,9 +4,9 @@ Every model here is a projection of viewing rays to a plane, followed by polynom
 
     pixel = A d(q(X)) + c,   A = [[fx, skew], [0, fy]].
 
-The projection q is perspective, a fisheye projection, or one of COLMAP's special models. The distortion d is the
-Brown-Conrady model with rational radial distortion and thin prism terms. All models of COLMAP, nerfstudio,
-OpenSfM, RealityScan and Metashape have this form.
+The projection q is perspective, a fisheye projection, or one of COLMAP's special models. The distortion d is
+the Brown-Conrady model with rational radial distortion and thin prism terms. All models of COLMAP,
+nerfstudio, OpenSfM, RealityScan and Metashape have this form.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ SMALLEST_SINE = 1e-12
 CONTINUATION_STEPS = 8
 """Number of steps in which `Lens.unproject` moves from the principal point to each pixel."""
 NEWTON_STEPS = 6
-"""Number of Newton steps of `Lens.unproject` per continuation step. Newton's method converges quadratically."""
+"""Number of Newton steps of `Lens.unproject` per continuation step. Newton's method converges
+quadratically."""
 DIFFERENCE = 1e-6
 """Step of numerical derivatives with respect to angles, in radians."""
 LARGEST_STEP = 0.2
@@ -40,6 +41,20 @@ LARGEST_ANGLE = np.deg2rad(89.0)
 cameras project to, contains no rays at 90 degrees or more."""
 LARGEST_ERROR = 1e-4
 """Largest error of a ray found by `Lens.unproject`, as a fraction of the focal length."""
+
+
+class UnsuitableLens(ValueError):
+    """Exception for a lens that a pinhole camera with radial distortion cannot represent.
+
+    Args:
+        model: Name of the lens model.
+        reason: Why the lens is not suitable.
+    """
+
+    def __init__(
+        self, model: str, reason: str = "its field of view is too large for a pinhole camera"
+    ) -> None:
+        super().__init__(f"it is a {model[:40]} lens, and {reason}")
 
 
 @dataclass(frozen=True)
@@ -121,8 +136,8 @@ class Lens:
     def _newton_step(self, angles: Array, target: Array) -> tuple[Array, Array]:
         """Return a Newton step for the angles of rays (n, 2), and the determinants of the Jacobian (n,)."""
         here = self.project(_rays(angles))
-        by_x = (self.project(_rays(angles + [DIFFERENCE, 0])) - here) / DIFFERENCE
-        by_y = (self.project(_rays(angles + [0, DIFFERENCE])) - here) / DIFFERENCE
+        by_x = (self.project(_rays(angles + np.array([DIFFERENCE, 0]))) - here) / DIFFERENCE
+        by_y = (self.project(_rays(angles + np.array([0, DIFFERENCE]))) - here) / DIFFERENCE
         determinant = by_x[:, 0] * by_y[:, 1] - by_x[:, 1] * by_y[:, 0]
         error = target - here
         step = np.stack(
@@ -174,7 +189,10 @@ class Lens:
 
 
 def _rays(angles: Array) -> Array:
-    """Convert angles to unit rays: the direction is that of the vector in the image, the length the angle to the
-    optical axis in radians. (n, 2) -> (n, 3)."""
+    """Convert angles to unit rays. (n, 2) -> (n, 3).
+
+    The length of an angle is that between ray and optical axis, in radians; its direction is that in the
+    image.
+    """
     length = np.linalg.norm(angles, axis=1, keepdims=True)
     return np.concatenate([angles * np.sinc(length / np.pi), np.cos(length)], axis=1)

@@ -1,9 +1,10 @@
 """Read the camera files (XML) of Agisoft Metashape.
 
-Camera transforms take OpenCV camera axes to the coordinates of their component. The transforms of the components, or
-of the chunk, are similarity transforms to the world. A camera of a rig without its own transform has that of its
-master, followed by the pose of its sensor relative to the master's sensor. Distortion is that of Metashape's manual:
-its P1 and P2 are OpenCV's p2 and p1, and B1, B2 are affinity and skew.
+Camera transforms take OpenCV camera axes to the coordinates of their component. The transforms of the
+components, or of the chunk, are similarity transforms to the world. A camera of a rig without its own
+transform has that of its master, followed by the pose of its sensor relative to the master's sensor.
+Distortion is that of Metashape's manual: its P1 and P2 are OpenCV's p2 and p1, and B1, B2 are affinity and
+skew.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
@@ -21,8 +23,8 @@ import numpy as np
 from nope_splat.geometry.rigid import rigid
 from nope_splat.geometry.similarity import Similarity
 from nope_splat.io.camera_checks import InvalidCamera, check_intrinsics, number, rigid_pose
-from nope_splat.io.cameras.entries import CameraEntry, constant_lens, numbers, parsing_camera
-from nope_splat.io.cameras.lenses import Lens, Projection, Size
+from nope_splat.io.cameras.entries import CameraEntry, numbers, parsing_camera
+from nope_splat.io.cameras.lenses import Lens, Projection, Size, UnsuitableLens
 from nope_splat.utils.typing import Array
 
 logger = logging.getLogger(__name__)
@@ -44,7 +46,8 @@ class _Chunk:
     groups: Mapping[str | None, str]
     """Label of the group of each camera that is in a group, by camera ID."""
     transforms: Mapping[str | None, Similarity]
-    """Similarity transform of each component to the world, by component ID; key None for that of the chunk."""
+    """Similarity transform of each component to the world, by component ID; key None for that of the
+    chunk."""
 
 
 def parse_xml(content: bytes) -> Element:
@@ -81,11 +84,11 @@ def read_chunk(path: Path, root: Element) -> Iterator[CameraEntry]:
             if pose is None or (component is not None and _component_id(camera, chunk) != component):
                 continue
             sensor = chunk.sensors[camera.get("sensor_id")]
-            lens, size = _read_lens(sensor)
+            values, size, kind = _read_calibration(sensor)
             to_world = chunk.transforms.get(_component_id(camera, chunk)) or chunk.transforms[None]
             group = chunk.groups.get(camera.get("id"))
             name = f"{group}/{label}" if group else label
-            entry = CameraEntry(name, to_world.apply_to_poses(pose), constant_lens(lens), size)
+            entry = CameraEntry(name, to_world.apply_to_poses(pose), partial(_lens, values, kind), size)
         yield entry
 
 
@@ -137,8 +140,8 @@ def _component_id(camera: Element, chunk: _Chunk) -> str | None:
 def _component_to_read(path: Path, chunk: _Chunk) -> str | None:
     """Return the ID of the component to read, and log it; None to read all.
 
-    Components without transforms have no common coordinates, so only the largest component is read if there are
-    several and one of them has no transform.
+    Components without transforms have no common coordinates, so only the largest component is read if there
+    are several and one of them has no transform.
     """
     aligned = [camera for camera in chunk.cameras.values() if camera.find("transform") is not None]
     counts = Counter(_component_id(camera, chunk) for camera in aligned)
@@ -146,8 +149,8 @@ def _component_to_read(path: Path, chunk: _Chunk) -> str | None:
         return None
     largest, count = counts.most_common(1)[0]
     logger.info(
-        f"{path} has {len(counts)} components without common coordinates; the one with the most photos ({count}) is"
-        " used."
+        f"{path} has {len(counts)} components without common coordinates; the one with the most photos"
+        f" ({count}) is used."
     )
     return largest
 
@@ -168,27 +171,33 @@ def _pose_in_component(camera: Element, chunk: _Chunk) -> Array | None:
     return rigid_pose(numbers(master.findtext("transform"), 16)) @ relative
 
 
-def _read_lens(sensor: Element) -> tuple[Lens, Size]:
-    """Read lens and image size (width, height) of a sensor; the adjusted calibration if there are several."""
+def _read_calibration(sensor: Element) -> tuple[dict[str, str], Size, str]:
+    """Read the calibration of a sensor; the adjusted one if there are several.
+
+    Returns:
+        Parameters by name, image size (width, height) in pixels, and type of the sensor.
+    """
     calibrations = sensor.findall("calibration")
     adjusted = [item for item in calibrations if item.get("class") == "adjusted"]
-    if not calibrations:
-        raise InvalidCamera(f"its sensor {sensor.get('id')} of type {sensor.get('type')} has no calibration")
-    calibration = (adjusted or calibrations)[0]
-    resolution = calibration.find("resolution")
+    calibration = next(iter(adjusted or calibrations), None)
+    resolution = None if calibration is None else calibration.find("resolution")
     resolution = sensor.find("resolution") if resolution is None else resolution
     if resolution is None:
         raise InvalidCamera(f"its sensor {sensor.get('id')} has no resolution")
     size = number(resolution.attrib, "width"), number(resolution.attrib, "height")
-    kind = calibration.get("type") or sensor.get("type") or "frame"
-    if kind not in PROJECTIONS:
-        raise InvalidCamera(f"its sensor type {kind[:40]} is not that of a frame or fisheye camera")
+    kind = sensor.get("type") or "frame"
+    if calibration is None:
+        return {}, size, kind
     values = {item.tag: item.text for item in calibration if item.text is not None}
-    return _lens_from_values(values, size, kind), size
+    return values, size, calibration.get("type") or kind
 
 
-def _lens_from_values(values: Mapping[str, str], size: Size, kind: str) -> Lens:
-    """Convert the parameters of a calibration to a lens."""
+def _lens(values: Mapping[str, str], kind: str, size: Size) -> Lens:
+    """Convert the parameters of a calibration to a lens for images of its size (width, height) in pixels."""
+    if kind not in PROJECTIONS:
+        raise UnsuitableLens(kind, "only frame and fisheye cameras can be converted")
+    if not values:
+        raise InvalidCamera("its sensor has no calibration")
     if "f" in values:
         fy = number(values, "f")
         fx, skew = fy + number(values, "b1", 0.0), number(values, "b2", 0.0)

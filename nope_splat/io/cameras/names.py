@@ -6,23 +6,24 @@ import os
 import re
 from collections.abc import Callable, Collection, Sequence
 
+from nope_splat.io.camera_checks import InvalidCamera
 from nope_splat.io.images import IMAGE_SUFFIXES
 
 IMAGE_ENDINGS = IMAGE_SUFFIXES | {".bmp", ".gif", ".jp2", ".avif", ".ppm"}
 """Endings that names of images have. Other endings, as in `frame.001`, belong to the name."""
 EXPORTED = re.compile(r"(?P<original>.+\.[^./_]+)(_\d+)?\.(png|jpg)", re.IGNORECASE)
-"""Pattern of the file names of converted photos in exports: the name of the photo and `.png`, or `_1.png` and so on
-(see `nope_splat.io.export.exported_names`)."""
+"""Pattern of the file names of converted photos in exports: the name of the photo and `.png`, or `_1.png` and
+so on (see `nope_splat.io.export.exported_names`)."""
 
 
 def match_names(names: Collection[str], others: Collection[str]) -> dict[str, str]:
     """Match image names that may differ in folders, endings and separators.
 
-    Equal names match. The other names are compared, in this order, by their paths relative to the common folder
-    of all names, and by their last folders and file names, from all folders to none. File names are first compared
-    as they are, then by the names of the originals of exported photos (`a.heic.png` is `a.heic`), and last without
-    ending and without case (`a`, `a.jpg` and `A.JPG`). Names match only if no other name on either side is equal in
-    the same sense, so ambiguous names do not match.
+    Equal names match. The other names are compared, in this order, by their paths relative to the common
+    folder of all names, and by their last folders and file names, from all folders to none. File names are
+    first compared as they are, then by the names of the originals of exported photos (`a.heic.png` is
+    `a.heic`), and last without ending and without case (`a`, `a.jpg` and `A.JPG`). Names match only if no
+    other name on either side is equal in the same sense, so ambiguous names do not match.
 
     Args:
         names: Image names. Backslashes separate folders, as slashes do.
@@ -51,24 +52,29 @@ def match_names(names: Collection[str], others: Collection[str]) -> dict[str, st
     return {name: matches[name] for name in names if name in matches}
 
 
-def short_names(names: Sequence[str]) -> list[str] | None:
+def short_names(names: Sequence[str]) -> list[str]:
     """Shorten image paths to file names; if two file names are equal, only remove the common folder.
 
     Args:
         names: Image paths.
 
     Returns:
-        The shortened names, in the same order; None if two of them are equal, or if two file names are equal and
-        some paths are absolute while others are relative.
+        The shortened names, in the same order.
+
+    Raises:
+        InvalidCamera: If two shortened names are equal. Also if two file names are equal and some paths are
+            absolute while others are relative.
     """
     paths = [split_path(name) for name in names]
     shortened = [path[-1] for path in paths]
     if len(set(shortened)) < len(shortened):
         if len({name.startswith("/") for name in names}) == 2:
-            return None
+            raise InvalidCamera("file names repeat, and some paths are absolute and others relative")
         common = _common_length(paths)
         shortened = ["/".join(path[common:]) for path in paths]
-    return shortened if len(set(shortened)) == len(shortened) else None
+    if len(set(shortened)) < len(shortened):
+        raise InvalidCamera("two paths are the same")
+    return shortened
 
 
 def split_path(name: str) -> tuple[str, ...]:
@@ -93,12 +99,19 @@ def original_name(name: str) -> str:
         name: File name, such as `a.heic.png`.
 
     Returns:
-        The file name without the ending that exports append, such as `a.heic`; other names are returned unchanged.
+        The file name without the ending that exports append, such as `a.heic`; other names are returned
+        unchanged.
     """
     match = EXPORTED.fullmatch(name)
     if match is None or os.path.splitext(match["original"])[1].lower() not in IMAGE_ENDINGS:
         return name
     return match["original"]
+
+
+def is_converted_copy(name: str, photo: str) -> bool:
+    """Check whether a name is that of an exported copy of a photo, which is upright (see `original_name`)."""
+    last = file_name(name)
+    return last != file_name(photo) and original_name(last) != last
 
 
 def _stem(name: str) -> str:
@@ -131,4 +144,8 @@ def _unique_keys(
 def _common_length(paths: Sequence[tuple[str, ...]]) -> int:
     """Return the number of folders that the paths of all images share."""
     folders = [path[:-1] for path in paths]
-    return len(os.path.commonprefix(folders)) if folders else 0
+    if not folders:
+        return 0
+    first, last = min(folders), max(folders)
+    differs = [one != other for one, other in zip(first, last, strict=False)]
+    return differs.index(True) if True in differs else min(len(first), len(last))

@@ -1,13 +1,14 @@
 """Read `reconstruction.json` of OpenSfM and OpenDroneMap.
 
-Rotations are rotation vectors from world to camera. Focal length and principal point are in units of the longer
-image side, the principal point relative to the image center.
+Rotations are rotation vectors from world to camera. Focal length and principal point are in units of the
+longer image side, the principal point relative to the image center.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ import numpy as np
 
 from nope_splat.geometry.rigid import invert, rigid, rotation_exp
 from nope_splat.io.camera_checks import InvalidCamera, check_intrinsics, number, rigid_pose
-from nope_splat.io.cameras.entries import CameraEntry, constant_lens, parsing_camera
-from nope_splat.io.cameras.lenses import Lens, Projection
+from nope_splat.io.cameras.entries import CameraEntry, parsing_camera
+from nope_splat.io.cameras.lenses import Lens, Projection, Size, UnsuitableLens
 
 logger = logging.getLogger(__name__)
 
@@ -47,12 +48,12 @@ def largest_reconstruction(path: Path, content: list[Any] | dict[str, Any]) -> d
     """
     parts = content if isinstance(content, list) else [content]
     if not parts or not all(isinstance(part, dict) and isinstance(part.get("shots"), dict) for part in parts):
-        raise InvalidCamera("it has no reconstruction with shots")
+        raise InvalidCamera("it is neither a JSON object with frames nor a list of JSON objects with shots")
     largest = max(parts, key=lambda part: len(part["shots"]))
     if len(parts) > 1:
         logger.info(
-            f"{path} has {len(parts)} reconstructions; the one with the most photos ({len(largest['shots'])}) is"
-            " used."
+            f"{path} has {len(parts)} reconstructions; the one with the most photos"
+            f" ({len(largest['shots'])}) is used."
         )
     return largest
 
@@ -73,7 +74,7 @@ def read_shots(path: Path, reconstruction: dict[str, Any]) -> Iterator[CameraEnt
             size = number(camera, "width"), number(camera, "height")
             rotation = rotation_exp(_vector(shot, "rotation"))
             pose = invert(rigid_pose(rigid(rotation, _vector(shot, "translation"))))
-            entry = CameraEntry(name, pose, constant_lens(_lens(camera, size)), size)
+            entry = CameraEntry(name, pose, partial(_lens, camera), size)
         yield entry
 
 
@@ -85,11 +86,11 @@ def _vector(shot: Mapping[str, Any], key: str) -> np.ndarray:
     return np.array([number({key: value}, key) for value in values])
 
 
-def _lens(camera: Mapping[str, Any], size: tuple[float, float]) -> Lens:
+def _lens(camera: Mapping[str, Any], size: Size) -> Lens:
     """Read the lens of a camera, for images of a size (width, height) in pixels."""
     kind = str(camera.get("projection_type", "perspective"))
     if kind not in PROJECTIONS:
-        raise InvalidCamera(f"its projection_type {kind[:40]} is not that of a pinhole or fisheye camera")
+        raise UnsuitableLens(kind, "only perspective, Brown and fisheye lenses can be converted")
     projection, count = PROJECTIONS[kind]
     unit = max(size)
     if "focal_x" in camera:

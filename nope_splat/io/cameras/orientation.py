@@ -29,8 +29,8 @@ UPRIGHT_FROM_STORED = {
     7: ((0, -1), (-1, 0)),
     8: ((0, 1), (-1, 0)),
 }
-"""By EXIF orientation: matrix that takes pixel coordinates relative to the center of the stored image to pixel
-coordinates relative to the center of the upright image. (2, 2)."""
+"""By EXIF orientation: matrix that takes pixel coordinates relative to the center of the stored image to
+pixel coordinates relative to the center of the upright image. (2, 2)."""
 MIRRORED = frozenset({2, 4, 5, 7})
 """EXIF orientations of photos whose stored pixels are mirrored."""
 MIRROR_WORLD = np.diag([-1.0, 1.0, 1.0, 1.0])
@@ -39,8 +39,8 @@ MIRROR_WORLD = np.diag([-1.0, 1.0, 1.0, 1.0])
 
 def stored_size(image: ImageFile) -> tuple[int, int]:
     """Return width and height, in pixels, of an image before it is rotated by its EXIF orientation."""
-    size = image.width, image.height
-    return size[::-1] if image.exif.orientation >= 5 else size
+    is_turned = image.exif.orientation >= 5  # by a quarter
+    return (image.height, image.width) if is_turned else (image.width, image.height)
 
 
 def refers_to_stored_pixels(
@@ -69,7 +69,8 @@ def refers_to_stored_pixels(
         raise NopeSplatError(
             "wrong-size",
             f"the camera of {name} in {path} is for {size[0]:g} x {size[1]:g} pixels, but the photo has"
-            f" {stored[0]} x {stored[1]}, another aspect ratio; pass the photos for which the cameras were made",
+            f" {stored[0]} x {stored[1]}, another aspect ratio; pass the photos for which the cameras were"
+            " made",
         )
     return fits_stored and not (fits_upright and is_upright)
 
@@ -84,9 +85,9 @@ def turn_upright(
 ) -> dict[Key, NamedCamera]:
     """Convert the cameras that refer to stored pixels to cameras for upright pixels.
 
-    A reconstruction of mirrored pixels is mirrored. If the stored pixels of all photos are mirrored, the world is
-    reflected. Mirrored and other photos cannot be in one reconstruction of stored pixels, so if only some photos
-    are mirrored, and their sizes permit it, their cameras must be those of upright photos.
+    A reconstruction of mirrored pixels is mirrored. If the stored pixels of all photos are mirrored, the
+    world is reflected. Mirrored and other photos cannot be in one reconstruction of stored pixels, so if only
+    some photos are mirrored, and their sizes permit it, their cameras must be those of upright photos.
 
     Args:
         cameras: The cameras.

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from nope_splat.geometry.axes import OPENCV_FROM_OPENGL
 from nope_splat.io.camera_checks import InvalidCamera, check_intrinsics, number, rigid_pose
-from nope_splat.io.cameras.entries import CameraEntry, constant_lens, parsing_camera
-from nope_splat.io.cameras.lenses import Lens
+from nope_splat.io.cameras.entries import CameraEntry, parsing_camera
+from nope_splat.io.cameras.lenses import Lens, Size
 
 FOLDERS = (
     "keyframes/corrected_cameras",
@@ -21,7 +22,8 @@ FOLDERS = (
     "cameras",
     ".",
 )
-"""Folders that may contain the JSON files, relative to the folder that the user passes; corrected cameras first."""
+"""Folders that may contain the JSON files, relative to the folder that the user passes; corrected cameras
+first."""
 KEY = "t_00"
 """Entry that identifies a JSON file of Polycam."""
 
@@ -54,7 +56,12 @@ def read_files(files: list[Path]) -> Iterator[CameraEntry]:
             focals = number(values, "fx"), number(values, "fy")
             center = number(values, "cx"), number(values, "cy")
             check_intrinsics(size, focals, center)
-            lens = Lens("PINHOLE", focals, center)
             pose = rigid_pose(rows) @ OPENCV_FROM_OPENGL
-            entry = CameraEntry(file.stem, pose, constant_lens(lens), size)
+            entry = CameraEntry(file.stem, pose, partial(_lens, focals, center), size)
         yield entry
+
+
+def _lens(focals: tuple[float, float], center: tuple[float, float], size: Size) -> Lens:
+    """Return the lens of a camera for images of its size: a pinhole camera."""
+    del size
+    return Lens("PINHOLE", focals, center)

@@ -1,45 +1,45 @@
-"""Read cameras by image name from COLMAP models, nerfstudio's `transforms.json` and ground truth files."""
+"""Read cameras from files of any supported format, by image name or for given images."""
 
 from __future__ import annotations
 
 import json
-import math
-import os
-from collections.abc import Container, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from nope_splat.errors import NopeSplatError
-from nope_splat.geometry.axes import OPENCV_FROM_OPENGL
-from nope_splat.geometry.rigid import invert
-from nope_splat.io.camera_checks import InvalidCamera, check_intrinsics, number, parsing, rigid_pose
-from nope_splat.io.colmap import read_cameras
-from nope_splat.io.images import UNPRINTABLE
+from nope_splat.io.camera_checks import InvalidCamera, parsing, rigid_pose
+from nope_splat.io.cameras import colmap_models, metashape, opensfm, polycam, realityscan, transforms
+from nope_splat.io.cameras.conversion import LensConverter, find_image_size
+from nope_splat.io.cameras.entries import CameraEntry, check_name, entries_by_name, parsing_camera
+from nope_splat.io.cameras.named_camera import NamedCamera
+from nope_splat.io.cameras.names import file_name, is_converted_copy, match_names, short_names
+from nope_splat.io.cameras.orientation import refers_to_stored_pixels, stored_size, turn_upright
+from nope_splat.io.images import ImageFile
+from nope_splat.utils.files import open_regular
 from nope_splat.utils.typing import Array
 
-
-@dataclass(frozen=True)
-class NamedCamera:
-    """Pose and intrinsics of one image. Focal length and principal point are relative to the image size."""
-
-    T_world_camera: Array
-    """Camera-to-world transform, OpenCV axes. (4, 4)."""
-    focal: float
-    """Focal length (mean of x and y), divided by the longer side of the image."""
-    offset: tuple[float, float] = (0.0, 0.0)
-    """Principal point minus image center, (x, y), divided by the longer side of the image."""
-    radial: tuple[float, float] = (0.0, 0.0)
-    """Radial distortion k1 and k2, as in COLMAP's RADIAL model."""
+FORMATS = (
+    "pass a transforms.json, a folder with a COLMAP model, a CSV file of RealityScan, an XML file of"
+    " Metashape, a reconstruction.json of OpenSfM, a folder of Polycam, or a ground truth file"
+)
+FILES_IN_FOLDERS = (
+    "transforms.json",
+    "reconstruction.json",
+    "opensfm/reconstruction.json",
+)
+"""Files that are read if the user passes their folder and it contains no COLMAP model."""
+COLMAP_FILES = frozenset(f"{name}.{suffix}" for name in ("cameras", "images") for suffix in ("bin", "txt"))
 
 
 def read_named_cameras(path: Path) -> dict[str, NamedCamera]:
-    """Read cameras from a file or folder of any supported format.
+    """Read cameras from a file or folder of any supported format, for the pixels to which the file refers.
 
     Args:
         path: A nerfstudio `transforms.json`, a ground truth file (see `read_ground_truth`), the folder of a
-            COLMAP model, or a folder that contains a COLMAP model as `sparse/0`.
+            COLMAP model or a folder that contains models in `sparse`, a CSV file of RealityScan, an XML file
+            of Metashape, a `reconstruction.json` of OpenSfM, or a folder of Polycam.
 
     Returns:
         Cameras by image name, with orthonormal rotations. Image names are file names without folders. If two
@@ -48,197 +48,134 @@ def read_named_cameras(path: Path) -> dict[str, NamedCamera]:
 
     Raises:
         NopeSplatError: If the format is unknown, the file is damaged or contains no camera, an image name
-            occurs twice, a pose is mirrored or not finite, an image size is not positive, or a focal length
-            is implausible for the image size.
+            occurs twice, a pose is mirrored or not finite, an image size is not positive, a focal length is
+            implausible for the image size, or a lens cannot be approximated by a pinhole camera with radial
+            distortion.
     """
-    if path.is_dir():
-        cameras = _read_colmap(path)
-    else:
-        content, frames = _read_json(path)
-        cameras = _read_frames(path, content, frames)
-    if not cameras:
-        raise NopeSplatError("unreadable-file", f"{path} contains no cameras")
+    entries = _read_entries(path)
+    names = _short_names(path, list(entries))
+    converter = LensConverter(path)
+    cameras = {}
+    for name, entry in zip(names, entries.values(), strict=True):
+        with parsing_camera(path, entry.name):
+            size = entry.size or find_image_size(path, entry)
+            cameras[name] = converter.convert(entry, size)
+    converter.log_errors()
+    return cameras
+
+
+def read_image_cameras(path: Path, images: Sequence[ImageFile]) -> dict[int, NamedCamera]:
+    """Read the cameras of given images, for their upright pixels.
+
+    Cameras for stored pixels are rotated and mirrored by the EXIF orientation of their images. Whether a
+    camera refers to stored or upright pixels is determined from its image size. If that leaves both possible,
+    stored pixels are assumed, except for the converted copies in exports of this package and for ground truth
+    files.
+
+    Args:
+        path: File or folder of the cameras (see `read_named_cameras`).
+        images: The images.
+
+    Returns:
+        Cameras by image index.
+
+    Raises:
+        NopeSplatError: If the cameras cannot be read (see `read_named_cameras`), a camera belongs to no
+        image,
+            or a camera has another aspect ratio than its image.
+    """
+    entries = _read_entries(path)
+    _short_names(path, list(entries))
+    index_of_name = {image.name: index for index, image in enumerate(images)}
+    matches = match_names(entries.keys(), index_of_name.keys())
+    converter = LensConverter(path)
+    cameras: dict[int, NamedCamera] = {}
+    stored: dict[int, bool] = {}
+    for name, entry in entries.items():
+        image = images[index_of_name[matches[name]]] if name in matches else None
+        with parsing_camera(path, name):
+            size = entry.size or (image and stored_size(image)) or find_image_size(path, entry)
+            camera = converter.convert(entry, size)
+        if image is not None:
+            index = index_of_name[image.name]
+            cameras[index] = camera
+            is_upright = entry.is_upright or is_converted_copy(name, image.name)
+            stored[index] = refers_to_stored_pixels(image, entry.size, is_upright, path, name)
+    missing = next((name for name in entries if name not in matches), None)
+    if missing is not None:
+        raise NopeSplatError(
+            "name-mismatch",
+            f"{path} has a camera for {missing}, but no photo has that name; remove the camera or add"
+            " the photo",
+        )
+    converter.log_errors()
+    return turn_upright(cameras, {index: images[index] for index in cameras}, stored, path)
+
+
+def _short_names(path: Path, names: list[str]) -> list[str]:
+    """Shorten image names (see `short_names`); raise `NopeSplatError` if two are equal."""
     with parsing(f"the photo names in {path} cannot be used", "give every camera a different, relative name"):
-        return _shorten_names(cameras)
+        return short_names(names)
 
 
-def _read_colmap(path: Path) -> dict[str, NamedCamera]:
-    """Read a COLMAP model from a folder or, if the folder has no model, from its subfolder `sparse/0`.
+def _read_entries(path: Path) -> dict[str, CameraEntry]:
+    """Read camera entries from a file or folder of any supported format.
 
     Args:
-        path: The folder.
+        path: The file or folder.
 
     Returns:
-        Cameras, by the image names that are stored in the model.
+        Entries by their image names; at least one.
     """
-    is_model = any((path / f"cameras.{suffix}").is_file() for suffix in ("bin", "txt"))
-    cameras, images = read_cameras(path if is_model else path / "sparse" / "0")
-    named = {}
-    for image in images.values():
-        with _parsing_camera(path, image.name):
-            camera = cameras[image.camera_id]
-            size = camera.width, camera.height
-            check_intrinsics(size, camera.focals, camera.params)
-            intrinsics = _normalize(size, camera.focal, camera.principal_point, camera.radial)
-            _require_new(image.name, named)
-            named[image.name] = NamedCamera(invert(rigid_pose(image.T_camera_world)), *intrinsics)
-    return named
+    if path.name in COLMAP_FILES and path.is_file():
+        path = path.parent
+    entries = entries_by_name(path, _read_folder(path) if path.is_dir() else _read_file(path))
+    if not entries:
+        raise NopeSplatError("unreadable-file", f"{path} contains no cameras; {FORMATS}")
+    return entries
 
 
-def _read_json(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Read a JSON file with camera frames.
-
-    Args:
-        path: A `transforms.json` or a ground truth file.
-
-    Returns:
-        The JSON object, and the list of JSON objects in its entry `frames`.
-    """
-    with parsing(
-        f"{path} contains no cameras",
-        "pass a transforms.json, a folder with a COLMAP model, or a ground truth file",
-    ):
-        content = json.loads(path.read_bytes())
-        if not isinstance(content, dict):
-            raise InvalidCamera("it is not a JSON object")
-        frames = content["frames"]
-        if not isinstance(frames, list) or not all(isinstance(frame, dict) for frame in frames):
-            raise InvalidCamera("its frames are not a list of JSON objects")
-        return content, frames
+def _read_folder(path: Path) -> Iterator[CameraEntry]:
+    """Read a COLMAP model, files of Polycam, or a camera file with a usual name from a folder."""
+    models = colmap_models.find_models(path)
+    if models:
+        return colmap_models.model_entries(path, colmap_models.read_largest_model(models)[1])
+    for name in FILES_IN_FOLDERS:
+        if (path / name).is_file():
+            return _read_file(path / name)
+    with parsing(f"{path} cannot be read", "check its permissions"):
+        files = polycam.find_files(path)
+    if files:
+        return polycam.read_files(files)
+    raise NopeSplatError(
+        "missing-file",
+        f"{path} contains no cameras that can be read: no COLMAP model (cameras.bin and images.bin, or .txt),"
+        " no transforms.json, reconstruction.json or cameras of Polycam; check the path, or pass a file",
+    )
 
 
-def _read_frames(path: Path, content: dict[str, Any], frames: list[dict[str, Any]]) -> dict[str, NamedCamera]:
-    """Convert the frames of a `transforms.json` or ground truth file to cameras.
-
-    Args:
-        path: The file, for error messages.
-        content: The JSON object of the file. Each intrinsic parameter in this object applies to the frames
-            that do not contain this parameter.
-        frames: Entry `frames` of the JSON object.
-
-    Returns:
-        Cameras, by the entry `file_path` of their frames.
-    """
-    named: dict[str, NamedCamera] = {}
-    for index, frame in enumerate(frames):
-        with _parsing_frame(path, frame, index):
-            if not isinstance(frame["file_path"], str):
-                raise InvalidCamera("file_path is not a string")
-            intrinsics = _normalize(*_read_intrinsics({**content, **frame}))
-            if "camera_to_world_opencv" in frame:
-                pose = rigid_pose(frame["camera_to_world_opencv"])
-            else:
-                pose = rigid_pose(frame["transform_matrix"]) @ OPENCV_FROM_OPENGL
-            _require_new(frame["file_path"], named)
-            named[frame["file_path"]] = NamedCamera(pose, *intrinsics)
-    return named
+def _read_file(path: Path) -> Iterator[CameraEntry]:
+    """Read a camera file, whose format is detected from its content."""
+    with parsing(f"{path} contains no cameras", FORMATS):
+        with open_regular(path) as file:
+            content = file.read()
+        start = content[:4096].lstrip(b"\xef\xbb\xbf \t\r\n")
+        if start[:1] == b"<":
+            return iter(list(metashape.read_chunk(path, metashape.parse_xml(content))))
+        if start[:1] not in (b"{", b"["):
+            text = content.decode("utf-8-sig")
+            if any(realityscan.is_header(line) for line in text.splitlines()):
+                return iter(list(realityscan.read_table(path, text)))
+        return iter(list(_json_entries(path, json.loads(content))))
 
 
-def _read_intrinsics(
-    values: Mapping[str, Any],
-) -> tuple[tuple[float, float], float, tuple[float, float], tuple[float, float]]:
-    """Read the intrinsics of a frame.
-
-    Args:
-        values: JSON object with image width `w` and height `h` in pixels, and either focal length `fl_x` in
-            pixels or horizontal field of view `camera_angle_x` in radians. Optional entries are `fl_y` in
-            pixels (default: the focal length in x), `cx` and `cy` in pixels (default: the image center), and
-            `k1` and `k2` (default: 0).
-
-    Returns:
-        Image size (width, height), focal length (mean of x and y) and principal point (x, y), all in pixels;
-        and radial distortion (k1, k2).
-    """
-    if "fl_x" in values:
-        width, height, fl_x = (number(values, key) for key in ("w", "h", "fl_x"))
-    else:  # older files of NeRF and instant-ngp
-        angle, width, height = (number(values, key) for key in ("camera_angle_x", "w", "h"))
-        if not 0 < angle < math.pi:
-            raise InvalidCamera(f"camera_angle_x is {angle:g}, but must be between 0 and pi")
-        fl_x = width / 2 / math.tan(angle / 2)
-    fl_y = number(values, "fl_y", fl_x)
-    center = number(values, "cx", width / 2), number(values, "cy", height / 2)
-    radial = number(values, "k1", 0.0), number(values, "k2", 0.0)
-    check_intrinsics((width, height), (fl_x, fl_y), (*center, *radial))
-    return (width, height), (fl_x + fl_y) / 2, center, radial
-
-
-def _normalize(
-    size: tuple[float, float], focal: float, center: tuple[float, float], radial: tuple[float, float]
-) -> tuple[float, tuple[float, float], tuple[float, float]]:
-    """Convert intrinsics from pixels to fractions of the longer image side.
-
-    Args:
-        size: Width and height in pixels.
-        focal: Focal length in pixels.
-        center: Principal point (x, y) in pixels.
-        radial: Radial distortion k1 and k2, returned unchanged.
-
-    Returns:
-        Focal length divided by the longer image side; principal point minus image center, (x, y), divided by
-        the longer image side; and `radial`. These are the fields `focal`, `offset` and `radial` of a
-        `NamedCamera`.
-    """
-    longer_side = max(size)
-    offset = (center[0] - size[0] / 2) / longer_side, (center[1] - size[1] / 2) / longer_side
-    return focal / longer_side, offset, radial
-
-
-def _parsing_camera(path: Path, name: str) -> AbstractContextManager[None]:
-    """Create the context manager `parsing`, with a message that contains the image name and the file path."""
-    photo = " ".join(name[:200].split())
-    return parsing(f"the camera of {photo} in {path} cannot be used", "correct it or remove it")
-
-
-def _parsing_frame(path: Path, frame: dict[str, Any], index: int) -> AbstractContextManager[None]:
-    """Create the context manager `parsing`, with a message that names the image of a JSON frame.
-
-    If the frame has no image name, the message contains the frame number, `index + 1`, instead.
-    """
-    name = frame.get("file_path")
-    return _parsing_camera(path, name if isinstance(name, str) and name else f"frame {index + 1}")
-
-
-def _require_new(name: str, others: Container[str]) -> None:
-    """Check that an image name is usable, and that no other camera has the same image name.
-
-    Args:
-        name: Image name of a camera.
-        others: Image names of the cameras read before.
-
-    Raises:
-        InvalidCamera: If the name is empty, contains control characters, or is already in `others`.
-    """
-    if not PurePosixPath(name).name:
-        raise InvalidCamera("it has no photo name")
-    if UNPRINTABLE.search(name):  # `find_images` skips files with such names
-        raise InvalidCamera("its photo name contains control characters")
-    if name in others:
-        raise InvalidCamera("another camera has the same photo name")
-
-
-def _shorten_names(cameras: dict[str, NamedCamera]) -> dict[str, NamedCamera]:
-    """Shorten image paths to file names; if two file names are equal, only remove the common parent folder.
-
-    Args:
-        cameras: Cameras by image path.
-
-    Returns:
-        The same cameras by shortened name.
-
-    Raises:
-        InvalidCamera: If two shortened names are equal. Also if two file names are equal and some paths are
-            absolute while others are relative.
-    """
-    short_names = [PurePosixPath(name).name for name in cameras]
-    if len(set(short_names)) < len(short_names):
-        if len({PurePosixPath(name).is_absolute() for name in cameras}) == 2:
-            raise InvalidCamera("file names repeat, and some paths are absolute and others relative")
-        common = os.path.commonpath([PurePosixPath(name).parent for name in cameras])
-        short_names = [PurePosixPath(name).relative_to(common).as_posix() for name in cameras]
-    if len(set(short_names)) < len(short_names):
-        raise InvalidCamera("two paths are the same")
-    return dict(zip(short_names, cameras.values(), strict=True))
+def _json_entries(path: Path, content: Any) -> Iterator[CameraEntry]:
+    """Read camera entries from the content of a JSON file."""
+    if isinstance(content, list) or (isinstance(content, dict) and "shots" in content):
+        return opensfm.read_shots(path, opensfm.largest_reconstruction(path, content))
+    if not isinstance(content, dict):
+        raise InvalidCamera("it is not a JSON object")
+    return transforms.read_frames(path, content)
 
 
 @dataclass(frozen=True)
@@ -269,13 +206,19 @@ def read_ground_truth(path: Path) -> GroundTruth:
         NopeSplatError: If the file cannot be read, a value is missing or impossible, or two frames have the
             same file name.
     """
-    content, frames = _read_json(path)
     with parsing(f"{path} is not a ground truth file", "it needs w, h, fl_x, fl_y and frames"):
-        size, focal, *_ = _read_intrinsics(content)
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict):
+            raise InvalidCamera("it is not a JSON object")
+        size = transforms.image_size(content)
+        if size is None:
+            raise InvalidCamera("it lacks w and h")
+        lens = transforms.read_lens(content, size)
+        frames = transforms.frames_of(content)
     poses: dict[str, Array] = {}
     for index, frame in enumerate(frames):
-        with _parsing_frame(path, frame, index):
-            name = PurePosixPath(frame["file_path"]).name
-            _require_new(name, poses)
+        with parsing_camera(path, transforms.frame_name(frame, index)):
+            name = file_name(frame["file_path"])
+            check_name(name, poses)
             poses[name] = rigid_pose(frame["camera_to_world_opencv"])
-    return GroundTruth(poses, focal, (round(size[0]), round(size[1])))
+    return GroundTruth(poses, sum(lens.focals) / 2, (round(size[0]), round(size[1])))

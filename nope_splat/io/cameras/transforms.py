@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,19 @@ from nope_splat.geometry.axes import OPENCV_FROM_OPENGL
 from nope_splat.io.camera_checks import InvalidCamera, check_intrinsics, number, rigid_pose
 from nope_splat.io.cameras.colmap_lenses import colmap_lens
 from nope_splat.io.cameras.entries import CameraEntry, parsing_camera
-from nope_splat.io.cameras.lenses import Lens, Size
+from nope_splat.io.cameras.lenses import Lens, Size, UnsuitableLens
 
 PERSPECTIVE = frozenset({"SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "PERSPECTIVE"})
 """Values of `camera_model` for perspective cameras; distortion that is not given is zero."""
 FISHEYE = frozenset(
-    {"OPENCV_FISHEYE", "FISHEYE", "SIMPLE_FISHEYE", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE", "KANNALABRANDT"}
+    {
+        "OPENCV_FISHEYE",
+        "FISHEYE",
+        "SIMPLE_FISHEYE",
+        "SIMPLE_RADIAL_FISHEYE",
+        "RADIAL_FISHEYE",
+        "KANNALABRANDT",
+    }
 )
 """Values of `camera_model` for equidistant fisheye cameras with radial distortion k1 to k4."""
 RADIAL = ("k1", "k2", "k3", "k4")
@@ -27,15 +35,15 @@ def read_frames(path: Path, content: dict[str, Any]) -> Iterator[CameraEntry]:
 
     Args:
         path: The file, for error messages.
-        content: The JSON object of the file. Each intrinsic parameter in this object applies to the frames that
+        content: The JSON object of the file. Each intrinsic parameter in this object applies to the frames
+        that
             do not contain this parameter.
 
     Yields:
         Camera entries. Poses in nerfstudio's files include `applied_transform`, which moves the whole world.
     """
     for index, frame in enumerate(frames_of(content)):
-        name = frame.get("file_path")
-        with parsing_camera(path, name if isinstance(name, str) and name else f"frame {index + 1}"):
+        with parsing_camera(path, frame_name(frame, index)):
             if not isinstance(frame["file_path"], str):
                 raise InvalidCamera("file_path is not a string")
             values = {**content, **frame}
@@ -45,11 +53,8 @@ def read_frames(path: Path, content: dict[str, Any]) -> Iterator[CameraEntry]:
                 pose = rigid_pose(frame["camera_to_world_opencv"])
             else:
                 pose = rigid_pose(frame["transform_matrix"]) @ OPENCV_FROM_OPENGL
-            if "fl_x" not in values:
-                number(values, "camera_angle_x")
-            entry = CameraEntry(frame["file_path"], pose, _LensReader(values), size, is_upright=is_truth)
-            if size is not None:
-                entry.lens_for(size)
+            lens_for = partial(read_lens, values)
+            entry = CameraEntry(frame["file_path"], pose, lens_for, size, is_upright=is_truth)
         yield entry
 
 
@@ -65,6 +70,12 @@ def frames_of(content: dict[str, Any]) -> list[dict[str, Any]]:
     return frames
 
 
+def frame_name(frame: dict[str, Any], index: int) -> str:
+    """Return the image name of a JSON frame for messages, or `frame` and its number if it has no name."""
+    name = frame.get("file_path")
+    return name if isinstance(name, str) and name else f"frame {index + 1}"
+
+
 def image_size(values: Mapping[str, Any]) -> Size | None:
     """Read width `w` and height `h` in pixels from a JSON object; None if it contains neither."""
     if "w" not in values and "h" not in values:
@@ -72,42 +83,29 @@ def image_size(values: Mapping[str, Any]) -> Size | None:
     return number(values, "w"), number(values, "h")
 
 
-class _LensReader:
-    """Function that returns the lens of a frame for an image of the given size.
-
-    Args:
-        values: JSON object with either the focal length `fl_x` in pixels or the horizontal field of view
-            `camera_angle_x` in radians. Optional entries are `fl_y` in pixels (default: the focal length in x),
-            `cx` and `cy` in pixels (default: the image center), `camera_model` (default: OPENCV), and distortion.
-    """
-
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        self._values = values
-
-    def __call__(self, size: Size) -> Lens:
-        return read_lens(self._values, size)
-
-
 def read_lens(values: Mapping[str, Any], size: Size) -> Lens:
     """Read the lens of a frame.
 
     Args:
-        values: JSON object (see `_LensReader`).
+        values: JSON object with either the focal length `fl_x` in pixels or the horizontal field of view
+            `camera_angle_x` in radians. Optional entries are `fl_y` in pixels (default: the focal length in
+            x), `cx` and `cy` in pixels (default: the image center), `camera_model` (default: OPENCV), and
+            distortion.
         size: Width and height of the image in pixels.
 
     Returns:
         The lens.
 
     Raises:
-        InvalidCamera: If a value is missing, not finite or impossible, or the camera model is unknown.
+        InvalidCamera: If a value is missing, not finite or impossible.
+        UnsuitableLens: If the camera model cannot be converted.
     """
     width, height = size
     if "fl_x" in values:
         fl_x = number(values, "fl_x")
         fl_y = number(values, "fl_y", fl_x)
     else:  # older files of NeRF and instant-ngp
-        fl_x, fl_y = _focal_of_angle(number(values, "camera_angle_x"), width), None
-        fl_y = fl_x
+        fl_x = fl_y = _focal_of_angle(number(values, "camera_angle_x"), width)
     center = number(values, "cx", width / 2), number(values, "cy", height / 2)
     radial = tuple(number(values, key, 0.0) for key in RADIAL)
     tangential = number(values, "p1", 0.0), number(values, "p2", 0.0)
@@ -127,11 +125,11 @@ def read_lens(values: Mapping[str, Any], size: Size) -> Lens:
         others = _distortion_params(values)
         check_intrinsics(size, (fl_x, fl_y), others)
         return colmap_lens("RAD_TAN_THIN_PRISM_FISHEYE", (fl_x, fl_y, *center, *others))
-    raise InvalidCamera(f"its camera_model {model[:40]} is not that of a pinhole or fisheye camera")
+    raise UnsuitableLens(model, "only pinhole and fisheye lenses can be converted")
 
 
 def _focal_of_angle(angle: float, width: float) -> float:
-    """Return the focal length in pixels of a camera with a horizontal field of view (radians) and image width."""
+    """Return the focal length in pixels for a horizontal field of view in radians and a width in pixels."""
     if not 0 < angle < math.pi:
         raise InvalidCamera(f"camera_angle_x is {angle:g}, but must be between 0 and pi")
     return width / 2 / math.tan(angle / 2)
