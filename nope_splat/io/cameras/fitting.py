@@ -15,10 +15,9 @@ GRID = (25, 19)
 """Number of columns and rows of pixels, over the whole image, at which lenses are compared."""
 MIN_SHARE = 0.95
 """Smallest fraction of these pixels whose ray must be less than 89 degrees from the optical axis."""
-MAX_ERROR = 0.005
-"""Largest error of a fitted lens at any of these pixels, as a fraction of the longer image side. It is 4
-pixels of a photo that is 800 pixels wide. Fisheye lenses with a diagonal field of view of up to 110 degrees
-are below it."""
+MAX_ERROR = 0.01
+"""Largest error of a fitted lens at any of these pixels, as a fraction of the longer image side. Fisheye lenses
+with a diagonal field of view of up to 120 degrees are below it."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,8 @@ def fit_lens(lens: Lens, size: Size) -> FittedLens:
     if lens.is_radial_pinhole:
         k1, k2, *_ = (*lens.radial, 0.0, 0.0)
         focal = (lens.focals[0] + lens.focals[1]) / 2
-        errors = (focal / np.array(lens.focals) - 1) * (pixels - lens.center)
-        return FittedLens(focal, lens.center, (k1, k2), *_norms(errors))
+        errors = _norms((focal / np.array(lens.focals) - 1) * (pixels - lens.center))
+        return _checked(FittedLens(focal, lens.center, (k1, k2), *errors), lens.model, size)
     plane, valid = lens.unproject(pixels)
     if valid.mean() < MIN_SHARE:
         raise UnsuitableLens(lens.model)
@@ -78,15 +77,20 @@ def fit_lens(lens: Lens, size: Size) -> FittedLens:
     # Columns of equal length: powers of the radius differ by many orders of magnitude for long lenses.
     lengths = np.linalg.norm(system, axis=0)
     solution = np.linalg.lstsq(system / lengths, pixels.reshape(-1), rcond=None)[0] / lengths
-    max_error, rms_error = _norms((system @ solution).reshape(-1, 2) - pixels)
-    focal, k1, k2 = solution[0], solution[1] / solution[0], solution[2] / solution[0]
-    if not max_error < MAX_ERROR * max(size):
-        raise UnsuitableLens(
-            lens.model,
-            f"a pinhole camera with radial distortion differs from it by up to {max_error:.3g} pixels",
-        )
-    center = float(solution[3]), float(solution[4])
-    return FittedLens(float(focal), center, (float(k1), float(k2)), max_error, rms_error)
+    errors = _norms((system @ solution).reshape(-1, 2) - pixels)
+    focal, focal_k1, focal_k2, cx, cy = solution.tolist()
+    fitted = FittedLens(focal, (cx, cy), (focal_k1 / focal, focal_k2 / focal), *errors)
+    return _checked(fitted, lens.model, size)
+
+
+def _checked(fitted: FittedLens, model: str, size: Size) -> FittedLens:
+    """Return a fitted lens; raise `UnsuitableLens` if its error is too large."""
+    if fitted.max_error < MAX_ERROR * max(size):
+        return fitted
+    raise UnsuitableLens(
+        model,
+        f"a pinhole camera with radial distortion differs from it by up to {fitted.max_error:.3g} pixels",
+    )
 
 
 def _norms(errors: Array) -> tuple[float, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from nope_splat.io.camera_checks import InvalidCamera
 from nope_splat.io.images import IMAGE_SUFFIXES
@@ -14,6 +14,10 @@ IMAGE_ENDINGS = IMAGE_SUFFIXES | {".bmp", ".gif", ".jp2", ".avif", ".ppm"}
 EXPORTED = re.compile(r"(?P<original>.+\.[^./_]+)(_\d+)?\.(png|jpg)", re.IGNORECASE)
 """Pattern of the file names of converted photos in exports: the name of the photo and `.png`, or `_1.png` and
 so on (see `nope_splat.io.export.exported_names`)."""
+
+
+Paths = Mapping[str, tuple[str, ...]]
+"""Folders and file name of each image, by its name."""
 
 
 def match_names(names: Collection[str], others: Collection[str]) -> dict[str, str]:
@@ -36,19 +40,21 @@ def match_names(names: Collection[str], others: Collection[str]) -> dict[str, st
         >>> match_names(["images/a/1.jpg", "images/b/1.jpg", "images/b/2"], ["a/1.jpg", "b/1.jpg", "b/2.jpg"])
         {'images/a/1.jpg': 'a/1.jpg', 'images/b/1.jpg': 'b/1.jpg', 'images/b/2': 'b/2.jpg'}
     """
-    known = set(others)
-    matches = {name: name for name in names if name in known}
-    sides = [{name: split_path(name) for name in side} for side in (names, others)]
-    depth = max((len(parts) for side in sides for parts in side.values()), default=0)
-    used = set(matches.values())
+    sides = {name: split_path(name) for name in names}, {name: split_path(name) for name in others}
+    shared = [_common_length(list(side.values())) for side in sides]
+    below = [
+        {name: path[count:] for name, path in side.items()} for side, count in zip(sides, shared, strict=True)
+    ]
+    depth = max((len(path) for side in sides for path in side.values()), default=0)
+    matches = {name: name for name in sides[0] if name in sides[1]}
     for convert in (str, original_name, _stem):
-        for count in (None, *range(depth, 0, -1)):
-            keys, other_keys = (_unique_keys(side, convert, count) for side in sides)
-            for key in keys.keys() & other_keys.keys():
-                name, other = keys[key], other_keys[key]
-                if name not in matches and other not in used:
-                    matches[name] = other
-                    used.add(other)
+        # Other names cannot be meant by names that match exactly, so these make no path ambiguous.
+        taken = set(matches.values())
+        left = {name: path for name, path in below[0].items() if name not in matches}
+        free = {name: path for name, path in below[1].items() if name not in taken}
+        _add_matches(matches, left, free, convert, depth)
+        for count in range(depth, 0, -1):
+            _add_matches(matches, *sides, convert, count)
     return {name: matches[name] for name in names if name in matches}
 
 
@@ -120,24 +126,31 @@ def _stem(name: str) -> str:
     return stem if ending in IMAGE_ENDINGS else stem + ending
 
 
-def _unique_keys(
-    paths: dict[str, tuple[str, ...]], convert: Callable[[str], str], count: int | None
-) -> dict[tuple[str, ...], str]:
-    """Return image names by the last `count` parts of their paths, or by the parts below the common folder.
+def _add_matches(
+    matches: dict[str, str], side: Paths, other_side: Paths, convert: Callable[[str], str], count: int
+) -> None:
+    """Match names whose last parts are equal and occur once on each side.
 
     Args:
-        paths: Parts of the path of each image, by its name.
-        convert: Function that is applied to file names.
-        count: Number of parts; None for all parts below the common folder.
-
-    Returns:
-        Image names by their keys; keys that occur twice are left out.
+        matches: Matches found so far; changed in place.
+        side: Parts of the path of each image, by its name.
+        other_side: The same for the other names.
+        convert: Function that is applied to file names before they are compared.
+        count: Number of parts to compare.
     """
-    start = _common_length(list(paths.values())) if count is None else -count
+    keys, other_keys = (_unique_keys(paths, convert, count) for paths in (side, other_side))
+    used = set(matches.values())
+    for key, name in keys.items():
+        other = other_keys.get(key)
+        if name not in matches and other is not None and other not in used:
+            matches[name] = other
+
+
+def _unique_keys(paths: Paths, convert: Callable[[str], str], count: int) -> dict[tuple[str, ...], str]:
+    """Return image names by the last parts of their paths; keys that occur twice are left out."""
     names: dict[tuple[str, ...], list[str]] = {}
     for name, path in paths.items():
-        key = (*path[start:-1], convert(path[-1]))
-        names.setdefault(key, []).append(name)
+        names.setdefault((*path[-count:-1], convert(path[-1])), []).append(name)
     return {key: group[0] for key, group in names.items() if len(group) == 1}
 
 
