@@ -16,8 +16,8 @@ GRID = (25, 19)
 MIN_SHARE = 0.95
 """Smallest fraction of these pixels whose ray must be less than 89 degrees from the optical axis."""
 MAX_ERROR = 0.01
-"""Largest error of a fitted lens at any of these pixels, as a fraction of the longer image side. Fisheye lenses
-with a diagonal field of view of up to 120 degrees are below it."""
+"""Largest error of a fitted lens at any of these pixels, as a fraction of the longer image side. Fisheye
+lenses with a diagonal field of view of up to 120 degrees are below it."""
 
 
 @dataclass(frozen=True)

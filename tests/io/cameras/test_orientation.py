@@ -1,4 +1,4 @@
-"""Cameras for stored pixels become cameras for upright pixels, which project points to where photos show them."""
+"""Cameras for stored pixels become cameras for upright pixels, which show points where photos show them."""
 
 from __future__ import annotations
 
