@@ -22,7 +22,7 @@ from nope_splat.io.export import write_colmap
 
 SIZE = (640, 480)
 RNG = np.random.default_rng(3)
-ROTATIONS = Rotation.random(4, random_state=0).as_matrix()  # world to camera
+ROTATIONS = Rotation.from_rotvec(RNG.normal(0, 1.5, (4, 3))).as_matrix()  # world to camera
 CENTERS = RNG.uniform(-2, 2, (4, 3))
 POINTS = RNG.uniform([-0.6, -0.4, 2], [0.6, 0.4, 4], (20, 3))
 """Points in camera coordinates (OpenCV axes)."""

@@ -84,7 +84,7 @@ def test_points_are_projected_to_upright_pixels(
     orientation: int, size: tuple[int, int], tmp_path: Path
 ) -> None:
     path = write_model(tmp_path, size, ["0.jpg", "1.jpg"], poses(2))
-    upright = size[::-1] if orientation >= 5 else size
+    upright = (size[1], size[0]) if orientation >= 5 else size
     images = [image_file(f"{index}.jpg", upright, orientation) for index in range(2)]
     cameras = read_image_cameras(path, images)
     world = (
