@@ -18,7 +18,7 @@ import torch
 
 from nope_splat.errors import NopeSplatError
 from nope_splat.evaluation.compare_cameras import compare_cameras, focal_errors
-from nope_splat.io.cameras import NamedCamera, read_ground_truth, read_named_cameras
+from nope_splat.io.cameras import NamedCamera, read_ground_truth, read_matching_cameras
 from nope_splat.io.export import colmap_model, summarize
 from nope_splat.io.images import find_images, read_image, read_mask
 from nope_splat.matching.database import MatchDatabase
@@ -173,7 +173,7 @@ def read_cameras(seeds: Seeds, folder: Path, name: str = "") -> None:
         ValueError: If a metric of the comparison is not finite.
     """
     scene, path = seeds.scene, folder / name
-    cameras = read_named_cameras(path)
+    cameras, _ = read_matching_cameras(path, seeds.folder / "transforms" / "transforms.json")
     held_out = np.zeros(len(scene.image_names), bool)
     steps: list[Callable[[], Any]] = [
         lambda: _check_comparison(cameras, seeds.cameras),

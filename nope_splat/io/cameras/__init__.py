@@ -10,6 +10,7 @@ from nope_splat.io.cameras.read import (
     GroundTruth,
     read_ground_truth,
     read_image_cameras,
+    read_matching_cameras,
     read_named_cameras,
 )
 
@@ -19,5 +20,6 @@ __all__ = [
     "match_names",
     "read_ground_truth",
     "read_image_cameras",
+    "read_matching_cameras",
     "read_named_cameras",
 ]

@@ -54,7 +54,7 @@ class UnsuitableLens(ValueError):
     def __init__(
         self, model: str, reason: str = "its field of view is too large for a pinhole camera"
     ) -> None:
-        super().__init__(f"it is a {model[:40]} lens, and {reason}")
+        super().__init__(f"its model is {model[:40]}, and {reason}")
 
 
 @dataclass(frozen=True)

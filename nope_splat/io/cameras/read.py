@@ -64,6 +64,23 @@ def read_named_cameras(path: Path) -> dict[str, NamedCamera]:
     return cameras
 
 
+def read_matching_cameras(
+    path: Path, reference: Path
+) -> tuple[dict[str, NamedCamera], dict[str, NamedCamera]]:
+    """Read two sets of cameras of the same images, whose names may differ as `match_names` allows.
+
+    Args:
+        path: File or folder of the first set (see `read_named_cameras`).
+        reference: File or folder of the second set.
+
+    Returns:
+        Both sets, by image name. Images that are in both have the names of the second set.
+    """
+    cameras, others = read_named_cameras(path), read_named_cameras(reference)
+    matches = match_names(cameras.keys(), others.keys())
+    return {matches.get(name, name): camera for name, camera in cameras.items()}, others
+
+
 def read_image_cameras(path: Path, images: Sequence[ImageFile]) -> dict[int, NamedCamera]:
     """Read the cameras of given images, for their upright pixels.
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+import numpy as np
 import pytest
 
-from nope_splat.io.cameras import match_names
+from nope_splat.io.cameras import match_names, read_matching_cameras
 from nope_splat.io.cameras.names import original_name
 from nope_splat.io.export import exported_names
 
@@ -57,3 +61,12 @@ def test_exported_names_lead_to_their_originals() -> None:
     assert [original_name(name) for name in ("a.heic.png", "a.png", "a.b.png", "v1.2.png")] == [
         *("a.heic", "a.png", "a.b.png", "v1.2.png")
     ]
+
+
+def test_cameras_of_exported_copies_get_the_names_of_the_photos(tmp_path: Path) -> None:
+    intrinsics = {"w": 640, "h": 480, "fl_x": 500.0}
+    for file, names in (("cameras.json", ["a.heic.png", "b.jpg"]), ("reference.json", ["b.jpg", "a.heic"])):
+        frames = [{"file_path": name, "transform_matrix": np.eye(4).tolist()} for name in names]
+        (tmp_path / file).write_text(json.dumps({**intrinsics, "frames": frames}))
+    cameras, reference = read_matching_cameras(tmp_path / "cameras.json", tmp_path / "reference.json")
+    assert cameras.keys() == reference.keys() == {"a.heic", "b.jpg"}
