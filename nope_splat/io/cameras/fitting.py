@@ -11,7 +11,7 @@ from nope_splat.geometry.distortion import radial_term_jacobian
 from nope_splat.io.cameras.lenses import Lens, Size, UnsuitableLens
 from nope_splat.utils.typing import Array
 
-GRID = (25, 19)
+GRID = (17, 13)
 """Number of columns and rows of pixels, over the whole image, at which lenses are compared."""
 MIN_SHARE = 0.95
 """Smallest fraction of these pixels whose ray must be less than 89 degrees from the optical axis."""

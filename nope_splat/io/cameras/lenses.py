@@ -30,12 +30,14 @@ SMALLEST_SINE = 1e-12
 CONTINUATION_STEPS = 8
 """Number of steps in which `Lens.unproject` moves from the principal point to each pixel."""
 NEWTON_STEPS = 6
-"""Number of Newton steps of `Lens.unproject` per continuation step. Newton's method converges
+"""Largest number of Newton steps of `Lens.unproject` per continuation step. Newton's method converges
 quadratically."""
 DIFFERENCE = 1e-6
 """Step of numerical derivatives with respect to angles, in radians."""
 LARGEST_STEP = 0.2
 """Largest Newton step in radians."""
+SMALLEST_STEP = 1e-12
+"""Newton steps below this angle, in radians, end the iteration."""
 LARGEST_ANGLE = np.deg2rad(89.0)
 """Largest angle between a viewing ray and the optical axis, in radians. The plane at depth one, which pinhole
 cameras project to, contains no rays at 90 degrees or more."""
@@ -128,6 +130,8 @@ class Lens:
                 for _ in range(NEWTON_STEPS):
                     step, determinant = self._newton_step(angles, target)
                     angles = angles + step
+                    if np.abs(step).max() < SMALLEST_STEP:
+                        break
                 error = np.linalg.norm(self.project(_rays(angles)) - target, axis=1)
                 valid &= (error < LARGEST_ERROR * min(self.focals)) & (determinant > 0)
         valid &= np.linalg.norm(angles, axis=1) < LARGEST_ANGLE
