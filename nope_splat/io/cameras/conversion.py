@@ -13,8 +13,7 @@ from nope_splat.io.cameras.fitting import FittedLens, fit_lens
 from nope_splat.io.cameras.lenses import Size, UnsuitableLens
 from nope_splat.io.cameras.named_camera import NamedCamera
 from nope_splat.io.cameras.names import split_path
-from nope_splat.io.decoding import open_image
-from nope_splat.io.images import IMAGE_SUFFIXES
+from nope_splat.io.decoding import IMAGE_SUFFIXES, open_image
 
 logger = logging.getLogger(__name__)
 

@@ -7,13 +7,13 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from nope_splat.io.camera_checks import InvalidCamera
-from nope_splat.io.images import IMAGE_SUFFIXES
+from nope_splat.io.decoding import IMAGE_SUFFIXES
 
-IMAGE_ENDINGS = IMAGE_SUFFIXES | {".bmp", ".gif", ".jp2", ".avif", ".ppm"}
+IMAGE_ENDINGS = IMAGE_SUFFIXES | {".gif"}
 """Endings that names of images have. Other endings, as in `frame.001`, belong to the name."""
 EXPORTED = re.compile(r"(?P<original>.+\.[^./_]+)(_\d+)?\.(png|jpg)", re.IGNORECASE)
 """Pattern of the file names of converted photos in exports: the name of the photo and `.png`, or `_1.png` and
-so on (see `nope_splat.io.export.exported_names`)."""
+so on (see `nope_splat.io.image_export.exported_names`)."""
 
 
 Paths = Mapping[str, tuple[str, ...]]

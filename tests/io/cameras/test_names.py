@@ -10,7 +10,7 @@ import pytest
 
 from nope_splat.io.cameras import match_names, read_matching_cameras
 from nope_splat.io.cameras.names import original_name
-from nope_splat.io.export import exported_names
+from nope_splat.io.image_export import exported_names
 
 MATCHES = {
     "folders": (["images/a/1.jpg", "images/b/1.jpg"], ["a/1.jpg", "b/1.jpg"]),
