@@ -70,6 +70,8 @@ def sentences(module: ast.Module) -> Iterator[tuple[str, str]]:
                 kind = "missing-device"  # `plugin.device` makes it a `NopeSplatError`
             case ast.Call(func=ast.Name(id="InvalidCamera"), args=[message]):
                 kind = "reason"  # in the parentheses of an error
+            case ast.Call(func=ast.Name(id="UnsuitableLens"), args=[_, message]):
+                kind = "reason"
             case ast.Call(func=ast.Name(id="parsing"), args=[source, advice]):
                 kind, message = "unreadable-file", ast.JoinedStr([source, REASON, advice])
             case ast.Call(func=ast.Attribute(value=ast.Name(id="logger"), attr=kind), args=[message, *_]) if (

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from nope_splat.evaluation import compare_cameras as comparison
 from nope_splat.evaluation.compare_cameras import FocalError
-from nope_splat.io.cameras import read_named_cameras
+from nope_splat.io.cameras import read_matching_cameras
 from nope_splat.utils.terminal import printable
 
 MAX_PRINTED = 4
@@ -26,7 +26,7 @@ def compare_cameras(
     """Measure the accuracy of cameras against a reference: relative poses, positions and focal lengths.
 
     Cameras and reference can each be a `transforms.json`, a `ground_truth.json` as `nope-splat demo-scene`
-    writes it, a folder with a COLMAP model, or a folder that contains a COLMAP model as `sparse/0`. Images
+    writes it, a folder with a COLMAP model, or cameras of RealityScan, Metashape, OpenSfM or Polycam. Images
     are matched by name; images that are only in the reference count as failed. The printed table contains, in
     percent: AUC at 5 and 30 degrees, RRA and RTA at 5 degrees, absolute trajectory error (ATE) relative to
     the largest distance between two reference cameras, and the focal length error of each reference camera.
@@ -37,7 +37,7 @@ def compare_cameras(
         cameras: File or folder with the cameras to evaluate.
         reference: File or folder with the reference cameras.
     """
-    estimated, expected = (read_named_cameras(path) for path in (cameras, reference))
+    estimated, expected = read_matching_cameras(cameras, reference)
     metrics = comparison.compare_cameras(estimated, expected)
     errors = comparison.focal_errors(estimated, expected)
     table = Table("images", "AUC@5", "AUC@30", "RRA@5", "RTA@5", "ATE %", "focal error %")

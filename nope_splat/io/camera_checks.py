@@ -97,7 +97,8 @@ def rigid_pose(matrix: object) -> Array:
     Rotations in files may be rounded to a few decimals or multiplied by a scale.
 
     Args:
-        matrix: Camera-to-world or world-to-camera transform, as nested lists or an array. (4, 4).
+        matrix: Camera-to-world or world-to-camera transform, as nested lists or an array. (4, 4), or (3, 4)
+            without the last row.
 
     Returns:
         The transform, float64, with a rotation of determinant 1 and an unchanged translation. (4, 4).
@@ -105,9 +106,12 @@ def rigid_pose(matrix: object) -> Array:
     Raises:
         InvalidCamera: If a number is not finite, the last row is not 0 0 0 1, or the upper left 3 x 3 block
             is not approximately a rotation times a positive scale.
-        ValueError: If the matrix does not have 16 numbers.
+        ValueError: If the matrix does not have 12 or 16 numbers.
     """
-    pose = np.array(matrix, dtype=np.float64).reshape(4, 4)
+    pose = np.array(matrix, dtype=np.float64)
+    if pose.size == 12:
+        pose = np.append(pose, [0.0, 0.0, 0.0, 1.0])
+    pose = pose.reshape(4, 4)
     if not (np.abs(pose) < LARGEST_NUMBER).all():
         raise InvalidCamera("its pose contains a number that is not finite")
     if not np.allclose(pose[3], [0, 0, 0, 1], rtol=0, atol=1e-6):

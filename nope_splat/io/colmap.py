@@ -35,12 +35,28 @@ CAMERA_MODELS = {
     "SIMPLE_RADIAL_FISHEYE": 4,
     "RADIAL_FISHEYE": 5,
     "THIN_PRISM_FISHEYE": 12,
+    "RAD_TAN_THIN_PRISM_FISHEYE": 16,
+    "SIMPLE_DIVISION": 4,
+    "DIVISION": 5,
+    "SIMPLE_FISHEYE": 3,
+    "FISHEYE": 4,
+    "EUCM": 6,
+    "EQUIRECTANGULAR": 2,
 }
 """Number of parameters of each camera model; the order of the models is that of COLMAP's model IDs."""
 SINGLE_FOCAL_MODELS = frozenset(
-    {"SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE"}
+    {
+        "SIMPLE_PINHOLE",
+        "SIMPLE_RADIAL",
+        "RADIAL",
+        "SIMPLE_RADIAL_FISHEYE",
+        "RADIAL_FISHEYE",
+        "SIMPLE_DIVISION",
+        "SIMPLE_FISHEYE",
+    }
 )
-"""Camera models whose parameters start with a single focal length; other models start with fx and fy."""
+"""Camera models whose parameters start with a single focal length; other models start with fx and fy, except
+EQUIRECTANGULAR, whose parameters are width and height."""
 MAX_NAME_LENGTH = 4096
 """Maximum length of an image name in bytes, including the terminating zero byte. A longer name indicates a
 damaged file. The limit is that of paths on Linux."""
@@ -71,13 +87,6 @@ class ColmapCamera:
     def focal(self) -> float:
         """Focal length in pixels; the mean of fx and fy if the model has both."""
         return sum(self.focals) / len(self.focals)
-
-    @property
-    def radial(self) -> tuple[float, float]:
-        """Radial distortion k1 and k2 of SIMPLE_RADIAL, RADIAL and OPENCV; zero for all other models."""
-        k1_k2 = {"SIMPLE_RADIAL": slice(3, 4), "RADIAL": slice(3, 5), "OPENCV": slice(4, 6)}
-        k1, k2, *_ = (*self.params[k1_k2.get(self.model, slice(0))], 0.0, 0.0)
-        return k1, k2
 
     @property
     def principal_point(self) -> tuple[float, float]:

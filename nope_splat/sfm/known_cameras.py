@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
 from nope_splat.errors import NopeSplatError
 from nope_splat.geometry.rigid import invert, nearest_rotation
 from nope_splat.geometry.similarity import align_similarity
-from nope_splat.io.cameras import NamedCamera, read_named_cameras
+from nope_splat.io.cameras import NamedCamera, read_image_cameras
+from nope_splat.io.images import ImageFile
 from nope_splat.sfm.bundle_adjustment.options import BundleAdjustmentOptions
 from nope_splat.sfm.mapper_options import MapperOptions
 from nope_splat.sfm.state import SfmState
@@ -46,25 +47,48 @@ class KnownCameras:
     initial values only, and keeps the refined cameras."""
 
     @classmethod
-    def read(cls, path: Path, names: Sequence[str], held_out: Mask, camera_ids: Indices) -> KnownCameras:
+    def read(
+        cls, path: Path, images: Sequence[ImageFile], held_out: Mask, camera_ids: Indices
+    ) -> KnownCameras:
         """Read the cameras of training images.
 
         Args:
-            path: File or folder with the cameras (see `read_named_cameras`).
-            names: Names of all N images: paths relative to the image folder.
+            path: File or folder with the cameras (see `read_image_cameras`).
+            images: All N images.
             held_out: Whether each image is held out for evaluation; cameras of held-out images are ignored.
                 (N,).
             camera_ids: Index of the camera (set of intrinsics) of each image. (N,).
+
+        Returns:
+            The known cameras of training images (see `from_cameras`).
+
+        Raises:
+            NopeSplatError: If the file cannot be read, a camera in the file has no image, fewer than two
+                training images have a camera, or all cameras have the same position.
+        """
+        return cls.from_cameras(read_image_cameras(path, images), held_out, camera_ids, path)
+
+    @classmethod
+    def from_cameras(
+        cls, cameras: Mapping[int, NamedCamera], held_out: Mask, camera_ids: Indices, path: Path
+    ) -> KnownCameras:
+        """Select the cameras of training images.
+
+        Args:
+            cameras: Cameras by image index.
+            held_out: Whether each of all N images is held out for evaluation; cameras of held-out images are
+                ignored. (N,).
+            camera_ids: Index of the camera (set of intrinsics) of each image. (N,).
+            path: File or folder with the cameras, for messages.
 
         Returns:
             The known cameras of training images. The intrinsics of each of the K cameras are the medians over
             its training images in the file or, if there are none, over all training images in the file.
 
         Raises:
-            NopeSplatError: If the file cannot be read, a camera in the file has no image, fewer than two
-                training images have a camera, or all cameras have the same position.
+            NopeSplatError: If fewer than two training images have a camera, or all cameras have the same
+                position.
         """
-        cameras = _cameras_by_image(read_named_cameras(path), names, path)
         images = np.array([image_id for image_id in sorted(cameras) if not held_out[image_id]], np.int64)
         if len(images) < 2:
             raise NopeSplatError(
@@ -223,34 +247,3 @@ def _normalize(T_world_camera: Array) -> tuple[Array, Array, float]:
     normalized = T_world_camera.copy()
     normalized[:, :3, 3] = (centers - origin) * (10 / extent if extent > 0 else 1.0)
     return normalized, origin, extent / 10
-
-
-def _cameras_by_image(
-    cameras: Mapping[str, NamedCamera], names: Sequence[str], source: Path
-) -> dict[int, NamedCamera]:
-    """Assign cameras to images by name.
-
-    Args:
-        cameras: Cameras by image name. An image name may omit the folders if no two images have the same file
-            name.
-        names: Names of all images: paths relative to the image folder.
-        source: File of the cameras, for the error message.
-
-    Returns:
-        Cameras by image index.
-
-    Raises:
-        NopeSplatError: If a camera belongs to no image.
-    """
-    index_of_name = {name: index for index, name in enumerate(names)}
-    short = [PurePosixPath(name).name for name in names]
-    if len(set(short)) == len(short):
-        index_of_name |= {name: index for index, name in enumerate(short)}
-    for name in cameras:
-        if name not in index_of_name:
-            raise NopeSplatError(
-                "name-mismatch",
-                f"{source} has a camera for {name}, but no photo has that name; remove the camera or add the"
-                " photo",
-            )
-    return {index_of_name[name]: camera for name, camera in cameras.items()}

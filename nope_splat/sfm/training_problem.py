@@ -34,8 +34,7 @@ def read_known_cameras(options: SfmOptions, folder: ImageFolder, held_out: Mask)
     if not isinstance(options.initialization, KnownCamerasInitialization):
         return None
     camera_ids = assign_cameras(folder.images, options.camera_per)
-    names = [image.name for image in folder.images]
-    return KnownCameras.read(options.initialization.path, names, held_out, camera_ids)
+    return KnownCameras.read(options.initialization.path, folder.images, held_out, camera_ids)
 
 
 def training_problem(

@@ -18,7 +18,7 @@ from PIL import ExifTags, Image
 from nope_splat.demo.scene import DemoSceneConfig, render_demo_scene
 from nope_splat.io.cameras import NamedCamera, read_named_cameras
 from nope_splat.io.export import write_colmap, write_transforms
-from nope_splat.io.images import find_images
+from nope_splat.io.images import ImageFile, find_images
 from nope_splat.matching.database import CACHE_STAGE
 from nope_splat.plugin import dataparser
 from nope_splat.plugin.config import nope_splat
@@ -27,6 +27,7 @@ from nope_splat.sfm import Reconstruction, reconstruct
 from nope_splat.sfm.checks import check_sfm_options
 from nope_splat.utils.cache import KEY_ENTRY, Cache
 from nope_splat.utils.device_defaults import resolve_defaults
+from scripts.analysis.fuzz_cameras import write_camera_files
 
 KEY = "0" * 64
 """Cache key under which the files in the cache folder are stored."""
@@ -47,6 +48,11 @@ class Seeds:
     def scene(self) -> Reconstruction:
         """Reconstruction of the scene."""
         return Reconstruction.load(self.folder / "scene.npz")
+
+    @cached_property
+    def images(self) -> tuple[ImageFile, ...]:
+        """Images of the scene."""
+        return find_images(self.folder / "demo").images
 
     @cached_property
     def cameras(self) -> dict[str, NamedCamera]:
@@ -80,6 +86,7 @@ def make_seeds(folder: Path) -> Seeds:
     scene = reconstruct(images, names[::8], cache_dir=folder / "demo_cache")
     scene.save(folder / "scene.npz")
     seeds = Seeds(folder)
+    write_camera_files(scene, folder)
     write_colmap(scene, folder / "colmap_binary")
     write_colmap(scene, folder / "colmap_text", text=True)
     write_transforms(scene, images, folder / "transforms" / "transforms.json")

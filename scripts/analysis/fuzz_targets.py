@@ -18,7 +18,7 @@ import torch
 
 from nope_splat.errors import NopeSplatError
 from nope_splat.evaluation.compare_cameras import compare_cameras, focal_errors
-from nope_splat.io.cameras import NamedCamera, read_ground_truth, read_named_cameras
+from nope_splat.io.cameras import NamedCamera, read_ground_truth, read_matching_cameras
 from nope_splat.io.export import colmap_model, summarize
 from nope_splat.io.images import find_images, read_image, read_mask
 from nope_splat.matching.database import MatchDatabase
@@ -78,7 +78,7 @@ def damage_bytes(folder: Path, rng: random.Random, pattern: str = "*") -> None:
         rng: Random number generator.
         pattern: Pattern of the file's name.
     """
-    file = rng.choice(sorted(folder.rglob(pattern)))
+    file = rng.choice(sorted(path for path in folder.rglob(pattern) if path.is_file()))
     file.write_bytes(mutate_bytes(file.read_bytes(), rng))
 
 
@@ -92,7 +92,7 @@ def damage_text(folder: Path, rng: random.Random, pattern: str = "*") -> None:
     """
     if rng.random() < 0.2:
         return damage_bytes(folder, rng, pattern)
-    file = rng.choice(sorted(folder.rglob(pattern)))
+    file = rng.choice(sorted(path for path in folder.rglob(pattern) if path.is_file()))
     file.write_bytes(mutate_text(file.read_text("utf8"), rng).encode("utf8", "surrogatepass"))
 
 
@@ -100,12 +100,12 @@ def damage_json(folder: Path, rng: random.Random) -> None:
     """Change random values, or sometimes the text, of a JSON file.
 
     Args:
-        folder: Folder that contains only the JSON file.
+        folder: Folder that contains only JSON files, searched recursively.
         rng: Random number generator.
     """
     if rng.random() < 0.3:
-        return damage_text(folder, rng)
-    (file,) = folder.iterdir()
+        return damage_text(folder, rng, "*.json")
+    file = rng.choice(sorted(folder.rglob("*.json")))
     file.write_text(json.dumps(mutate_tree(json.loads(file.read_text()), rng)))
 
 
@@ -173,12 +173,12 @@ def read_cameras(seeds: Seeds, folder: Path, name: str = "") -> None:
         ValueError: If a metric of the comparison is not finite.
     """
     scene, path = seeds.scene, folder / name
-    cameras = read_named_cameras(path)
-    names, held_out = scene.image_names, np.zeros(len(scene.image_names), bool)
+    cameras, _ = read_matching_cameras(path, seeds.folder / "transforms" / "transforms.json")
+    held_out = np.zeros(len(scene.image_names), bool)
     steps: list[Callable[[], Any]] = [
         lambda: _check_comparison(cameras, seeds.cameras),
         lambda: _check_comparison(seeds.cameras, cameras),
-        lambda: KnownCameras.read(path, names, held_out, scene.camera_ids),
+        lambda: KnownCameras.read(path, seeds.images, held_out, scene.camera_ids),
         lambda: read_ground_truth(path) if name == "ground_truth.json" else None,
     ]
     refused = None
@@ -272,6 +272,12 @@ READERS = {
     "colmap_text": Reader("colmap_text", partial(damage_text, pattern="[ci]*"), read_cameras),
     "transforms": Reader("transforms", damage_json, partial(read_cameras, name="transforms.json")),
     "ground_truth": Reader("ground_truth", damage_json, partial(read_cameras, name="ground_truth.json")),
+    "colmap_lenses": Reader("colmap_lenses", partial(damage_text, pattern="[ci]*"), read_cameras),
+    "fisheye": Reader("fisheye", damage_json, partial(read_cameras, name="transforms.json")),
+    "realityscan": Reader("realityscan", damage_text, partial(read_cameras, name="cameras.csv")),
+    "metashape": Reader("metashape", damage_text, partial(read_cameras, name="cameras.xml")),
+    "opensfm": Reader("opensfm", damage_json, partial(read_cameras, name="reconstruction.json")),
+    "polycam": Reader("polycam", damage_json, read_cameras),
     "images": Reader("formats", damage_image, read_images),
     "cache_bytes": Reader("cache", damage_bytes, read_cache),
     "cache_arrays": Reader("cache", damage_arrays, read_cache),

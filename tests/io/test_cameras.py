@@ -190,8 +190,9 @@ def test_files_without_cameras_raise_an_error(files: dict[str, Path], tmp_path: 
 
 
 def test_missing_models_and_disjoint_image_names_raise_an_error(files: dict[str, Path], tmp_path: Path):
-    with refused("missing-file", tmp_path):
-        read_named_cameras(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with refused("missing-file", tmp_path / "empty"):
+        read_named_cameras(tmp_path / "empty")
     cameras = read_named_cameras(files["truth.json"])
     with refused("name-mismatch", min(cameras), f"other {min(cameras)}"):
         compare_cameras({f"other {name}": camera for name, camera in cameras.items()}, cameras)

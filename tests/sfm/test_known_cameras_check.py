@@ -17,7 +17,6 @@ from nope_splat.geometry.axes import OPENCV_FROM_OPENGL
 from nope_splat.geometry.rigid import invert
 from nope_splat.io.cameras import NamedCamera
 from nope_splat.sfm import Priors, SfmOptions
-from nope_splat.sfm import known_cameras as known_cameras_module
 from nope_splat.sfm.initialization.known_cameras import KnownCamerasInitialization
 from nope_splat.sfm.initialization.two_view import TwoViewInitialization
 from nope_splat.sfm.known_cameras import KnownCameras
@@ -48,13 +47,13 @@ def known(
     made = made or scene()
     image_ids = np.arange(len(poses)) if image_ids is None else image_ids
     ratio = focal * made.camera.focal / max(made.size)
-    names = [made.names[image_id] for image_id in image_ids.tolist()]
-    cameras = {name: NamedCamera(pose, ratio, radial=radial) for name, pose in zip(names, poses, strict=True)}
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(known_cameras_module, "read_named_cameras", lambda path: cameras)
-        return KnownCameras.read(
-            FILE, made.names, np.zeros(len(made.names), bool), made.camera_groups.camera_ids
-        )
+    cameras = {
+        image_id: NamedCamera(pose, ratio, radial=radial)
+        for image_id, pose in zip(image_ids.tolist(), poses, strict=True)
+    }
+    return KnownCameras.from_cameras(
+        cameras, np.zeros(len(made.names), bool), made.camera_groups.camera_ids, FILE
+    )
 
 
 def check(

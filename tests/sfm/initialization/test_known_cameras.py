@@ -51,7 +51,7 @@ def perturbed(made: SyntheticScene, degrees: float, share: float) -> SyntheticSc
 def run(made: SyntheticScene, folder: Path, path: Path) -> Reconstruction:
     none_held_out = np.zeros(len(made.names), bool)
     images = made.write_images(folder)
-    known_cameras = KnownCameras.read(path, made.names, none_held_out, made.camera_groups.camera_ids)
+    known_cameras = KnownCameras.read(path, images.images, none_held_out, made.camera_groups.camera_ids)
     return reconstruct_from_matches(
         images, none_held_out, made.matches, SfmOptions(), Priors(known_cameras=known_cameras)
     )
@@ -94,11 +94,12 @@ def test_images_without_a_camera_are_registered(tmp_path: Path) -> None:
 def test_bad_files_are_refused(tmp_path: Path) -> None:
     made = make_scene(4, 50)
     path = write(made, tmp_path, range(4))
+    images = made.write_images(tmp_path).images
     all_but_one, none, ids = np.arange(4) < 3, np.zeros(4, bool), made.camera_groups.camera_ids
     with refused("name-mismatch", path, "003.png"):
-        KnownCameras.read(path, made.names[:3], none[:3], ids[:3])
+        KnownCameras.read(path, images[:3], none[:3], ids[:3])
     with refused("no-cameras", path):
-        KnownCameras.read(path, made.names, all_but_one, ids)
+        KnownCameras.read(path, images, all_but_one, ids)
     same = replace(made, T_world_camera=np.tile(np.eye(4), (4, 1, 1)))
     with refused("no-baseline", path):
-        KnownCameras.read(write(same, tmp_path, range(4)), made.names, none, ids)
+        KnownCameras.read(write(same, tmp_path, range(4)), images, none, ids)

@@ -1,0 +1,25 @@
+"""Read cameras of other programs: COLMAP, nerfstudio, RealityScan, Metashape, OpenSfM and Polycam.
+
+Each format has a module that converts a file to `CameraEntry` objects; `read` detects the format, converts
+lenses and pixels, and assigns cameras to images.
+"""
+
+from nope_splat.io.cameras.named_camera import NamedCamera
+from nope_splat.io.cameras.names import match_names
+from nope_splat.io.cameras.read import (
+    GroundTruth,
+    read_ground_truth,
+    read_image_cameras,
+    read_matching_cameras,
+    read_named_cameras,
+)
+
+__all__ = [
+    "GroundTruth",
+    "NamedCamera",
+    "match_names",
+    "read_ground_truth",
+    "read_image_cameras",
+    "read_matching_cameras",
+    "read_named_cameras",
+]

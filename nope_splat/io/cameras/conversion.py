@@ -1,0 +1,123 @@
+"""Convert camera entries to cameras of this package: lens and units."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from nope_splat.errors import NopeSplatError
+from nope_splat.io.camera_checks import InvalidCamera, check_intrinsics
+from nope_splat.io.cameras.entries import CameraEntry
+from nope_splat.io.cameras.fitting import FittedLens, fit_lens
+from nope_splat.io.cameras.lenses import Size, UnsuitableLens
+from nope_splat.io.cameras.named_camera import NamedCamera
+from nope_splat.io.cameras.names import split_path
+from nope_splat.io.decoding import IMAGE_SUFFIXES, open_image
+
+logger = logging.getLogger(__name__)
+
+MIN_REPORTED_ERROR = 0.1
+"""Smallest error of a fitted lens, in pixels, that is reported. Keypoints are less accurate."""
+
+
+class LensConverter:
+    """Convert camera entries of one file, and report how accurately their lenses could be represented.
+
+    Args:
+        path: File or folder of the cameras, for messages.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._models: set[str] = set()
+        self._num_fitted = 0
+        self._max_error = 0.0
+        self._rms_error = 0.0
+
+    def convert(self, entry: CameraEntry, size: Size) -> NamedCamera:
+        """Convert an entry.
+
+        Args:
+            entry: The entry.
+            size: Width and height, in pixels, of the image to which the camera refers.
+
+        Returns:
+            The camera, for the pixels to which the entry refers.
+
+        Raises:
+            InvalidCamera: If the intrinsics are implausible.
+            NopeSplatError: If the lens cannot be approximated by a pinhole camera with radial distortion.
+        """
+        try:
+            lens = entry.lens_for(size)
+            fitted = fit_lens(lens, size)
+        except UnsuitableLens as error:
+            raise NopeSplatError(
+                "unreadable-file",
+                f"the lens of {entry.name} in {self._path} cannot be used: {error};"
+                " undistort the photos with the program that wrote the file, and pass the undistorted"
+                " photos and their cameras",
+            ) from error
+        check_intrinsics(size, (fitted.focal,), (*fitted.center, *fitted.radial))
+        self._record(lens.model, fitted)
+        longer_side = max(size)
+        offset = (
+            (fitted.center[0] - size[0] / 2) / longer_side,
+            (fitted.center[1] - size[1] / 2) / longer_side,
+        )
+        return NamedCamera(entry.T_world_camera, fitted.focal / longer_side, offset, fitted.radial)
+
+    def log_errors(self) -> None:
+        """Log the largest error of the fitted lenses, unless all are accurate."""
+        if self._num_fitted:
+            logger.info(
+                f"The lenses of {self._num_fitted} photos in {self._path} ({', '.join(sorted(self._models))})"
+                " are approximated by pinhole cameras with radial distortion; the largest error is"
+                f" {self._max_error:.2g} pixels ({self._rms_error:.2g} in the root mean square)."
+            )
+
+    def _record(self, model: str, fitted: FittedLens) -> None:
+        """Record the errors of a fitted lens."""
+        if fitted.max_error > MIN_REPORTED_ERROR:
+            self._num_fitted += 1
+            self._models.add(model)
+            self._max_error = max(self._max_error, fitted.max_error)
+            self._rms_error = max(self._rms_error, fitted.rms_error)
+
+
+def find_image_size(path: Path, entry: CameraEntry) -> Size:
+    """Find the size of the image of an entry that does not contain it.
+
+    The image is searched next to the camera file, at the path that is its name, and in the folder `images`.
+
+    Args:
+        path: The camera file.
+        entry: The entry.
+
+    Returns:
+        Width and height of the stored image in pixels.
+
+    Raises:
+        InvalidCamera: If no image is found, and the intrinsics of the entry depend on its size.
+    """
+    for file in _candidates(path.parent, entry.name):
+        if file.is_file():
+            try:
+                with open_image(file) as image:
+                    return image.size
+            except Exception as error:  # decoders raise many types of exceptions for damaged files
+                raise InvalidCamera(f"it lacks w and h, and its photo {file} cannot be read") from error
+    if entry.default_size is not None:
+        return entry.default_size
+    raise InvalidCamera("it lacks w and h, and its photo is not next to the file")
+
+
+def _candidates(folder: Path, name: str) -> Iterator[Path]:
+    """Yield the paths at which the image of a camera may be."""
+    *folders, last = split_path(name)
+    for parent in (folder.joinpath(*folders), folder / "images"):
+        yield parent / last
+        for suffix in sorted(IMAGE_SUFFIXES):
+            yield parent / f"{last}{suffix}"
+            yield parent / f"{last}{suffix.upper()}"

@@ -1,0 +1,98 @@
+"""Cameras as files store them, before lenses and pixels are converted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nope_splat.io.camera_checks import InvalidCamera, parsing
+from nope_splat.io.cameras.lenses import Lens, Size
+from nope_splat.io.cameras.names import file_name
+from nope_splat.io.images import UNPRINTABLE
+from nope_splat.utils.typing import Array
+
+
+@dataclass(frozen=True)
+class CameraEntry:
+    """Camera of one image in a file of another program."""
+
+    name: str
+    """Image name in the file: a path, a file name, or a file name without its ending."""
+    T_world_camera: Array
+    """Camera-to-world transform, OpenCV axes, for the image as `size` describes it. (4, 4)."""
+    lens_for: Callable[[Size], Lens]
+    """Function that returns the lens, in pixels of an image of the given width and height."""
+    size: Size | None = None
+    """Width and height, in pixels, of the image to which the camera refers; None if the file does not say."""
+    default_size: Size | None = None
+    """Size to assume if the size of the image cannot be found; None if the intrinsics depend on it."""
+    is_upright: bool = False
+    """Whether the camera refers to the upright image if `size` fits both the upright and the stored image."""
+
+
+def check_name(name: str, others: Container[str]) -> None:
+    """Check that an image name is usable, and that no other camera has the same image name.
+
+    Args:
+        name: Image name of a camera.
+        others: Image names of the cameras read before.
+
+    Raises:
+        InvalidCamera: If the name is empty, contains control characters, or is already in `others`.
+    """
+    if not file_name(name):
+        raise InvalidCamera("it has no photo name")
+    if UNPRINTABLE.search(name):  # `find_images` skips files with such names
+        raise InvalidCamera("its photo name contains control characters")
+    if name in others:
+        raise InvalidCamera("another camera has the same photo name")
+
+
+def entries_by_name(path: Path, entries: Iterable[CameraEntry]) -> dict[str, CameraEntry]:
+    """Collect entries by name, and check their names.
+
+    Args:
+        path: The camera file, for error messages.
+        entries: The entries.
+
+    Returns:
+        The entries by name.
+
+    Raises:
+        NopeSplatError: If a name is empty, contains control characters, or occurs twice.
+    """
+    named: dict[str, CameraEntry] = {}
+    for index, entry in enumerate(entries):
+        with parsing_camera(path, entry.name or f"frame {index + 1}"):
+            check_name(entry.name, named)
+        named[entry.name] = entry
+    return named
+
+
+def parsing_camera(path: Path, name: str) -> AbstractContextManager[None]:
+    """Create the context manager `parsing`, with a message that contains the image name and the file path."""
+    photo = " ".join(name[:200].split())
+    return parsing(f"the camera of {photo} in {path} cannot be used", "correct it or remove it")
+
+
+def numbers(text: str | None, count: int) -> Array:
+    """Parse numbers that are separated by spaces.
+
+    Args:
+        text: The text.
+        count: Expected number of values.
+
+    Returns:
+        The values. (count,).
+
+    Raises:
+        InvalidCamera: If the text contains another number of values, or no numbers.
+    """
+    values = np.array((text or "").split(), dtype=np.float64)
+    if len(values) != count:
+        raise InvalidCamera(f"{len(values)} instead of {count} numbers")
+    return values

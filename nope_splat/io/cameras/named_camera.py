@@ -1,0 +1,21 @@
+"""Camera of one image, with intrinsics relative to the image size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nope_splat.utils.typing import Array
+
+
+@dataclass(frozen=True)
+class NamedCamera:
+    """Pose and intrinsics of one image. Focal length and principal point are relative to the image size."""
+
+    T_world_camera: Array
+    """Camera-to-world transform, OpenCV axes. (4, 4)."""
+    focal: float
+    """Focal length (mean of x and y), divided by the longer side of the image."""
+    offset: tuple[float, float] = (0.0, 0.0)
+    """Principal point minus image center, (x, y), divided by the longer side of the image."""
+    radial: tuple[float, float] = (0.0, 0.0)
+    """Radial distortion k1 and k2, as in COLMAP's RADIAL model."""

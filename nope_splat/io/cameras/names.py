@@ -1,0 +1,164 @@
+"""Match image names of camera files to names of photos, or those of two camera files to each other."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from nope_splat.io.camera_checks import InvalidCamera
+from nope_splat.io.decoding import IMAGE_SUFFIXES
+
+IMAGE_ENDINGS = IMAGE_SUFFIXES | {".gif"}
+"""Endings that names of images have. Other endings, as in `frame.001`, belong to the name."""
+EXPORTED = re.compile(r"(?P<original>.+\.[^./_]+)(_\d+)?\.(png|jpg)", re.IGNORECASE)
+"""Pattern of the file names of converted photos in exports: the name of the photo and `.png`, or `_1.png` and
+so on (see `nope_splat.io.image_export.exported_names`)."""
+
+
+Paths = Mapping[str, tuple[str, ...]]
+"""Folders and file name of each image, by its name."""
+
+
+def match_names(names: Collection[str], others: Collection[str]) -> dict[str, str]:
+    """Match image names that may differ in folders, endings and separators.
+
+    Equal names match. The other names are compared, in this order, by their paths relative to the common
+    folder of all names, and by their last folders and file names, from all folders to none. File names are
+    first compared as they are, then by the names of the originals of exported photos (`a.heic.png` is
+    `a.heic`), and last without ending and without case (`a`, `a.jpg` and `A.JPG`). Names match only if no
+    other name on either side is equal in the same sense, so ambiguous names do not match.
+
+    Args:
+        names: Image names. Backslashes separate folders, as slashes do.
+        others: Image names to compare with.
+
+    Returns:
+        The matching name of `others`, by each name of `names` that has one.
+
+    Example:
+        >>> match_names(["images/a/1.jpg", "images/b/1.jpg", "images/b/2"], ["a/1.jpg", "b/1.jpg", "b/2.jpg"])
+        {'images/a/1.jpg': 'a/1.jpg', 'images/b/1.jpg': 'b/1.jpg', 'images/b/2': 'b/2.jpg'}
+    """
+    sides = {name: split_path(name) for name in names}, {name: split_path(name) for name in others}
+    shared = [_common_length(list(side.values())) for side in sides]
+    below = [
+        {name: path[count:] for name, path in side.items()} for side, count in zip(sides, shared, strict=True)
+    ]
+    depth = max((len(path) for side in sides for path in side.values()), default=0)
+    matches = {name: name for name in sides[0] if name in sides[1]}
+    for convert in (str, original_name, _stem):
+        # Other names cannot be meant by names that match exactly, so these make no path ambiguous.
+        taken = set(matches.values())
+        left = {name: path for name, path in below[0].items() if name not in matches}
+        free = {name: path for name, path in below[1].items() if name not in taken}
+        _add_matches(matches, left, free, convert, depth)
+        for count in range(depth, 0, -1):
+            _add_matches(matches, *sides, convert, count)
+    return {name: matches[name] for name in names if name in matches}
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """Shorten image paths to file names; if two file names are equal, only remove the common folder.
+
+    Args:
+        names: Image paths.
+
+    Returns:
+        The shortened names, in the same order.
+
+    Raises:
+        InvalidCamera: If two shortened names are equal. Also if two file names are equal and some paths are
+            absolute while others are relative.
+    """
+    paths = [split_path(name) for name in names]
+    shortened = [path[-1] for path in paths]
+    if len(set(shortened)) < len(shortened):
+        if len({name.startswith("/") for name in names}) == 2:
+            raise InvalidCamera("file names repeat, and some paths are absolute and others relative")
+        common = _common_length(paths)
+        shortened = ["/".join(path[common:]) for path in paths]
+    if len(set(shortened)) < len(shortened):
+        raise InvalidCamera("two paths are the same")
+    return shortened
+
+
+def split_path(name: str) -> tuple[str, ...]:
+    """Split an image path at slashes into folders and file name, without `.`, `..` and empty parts.
+
+    A path that contains backslashes but no slashes is split at its backslashes.
+    """
+    separated = name if "/" in name else name.replace("\\", "/")
+    parts = tuple(part for part in separated.split("/") if part not in ("", ".", ".."))
+    return parts or ("",)
+
+
+def file_name(name: str) -> str:
+    """Return the last part of an image path; empty if the path has no file name."""
+    return split_path(name)[-1]
+
+
+def original_name(name: str) -> str:
+    """Return the file name of the photo of which an exported file is a converted copy.
+
+    Args:
+        name: File name, such as `a.heic.png`.
+
+    Returns:
+        The file name without the ending that exports append, such as `a.heic`; other names are returned
+        unchanged.
+    """
+    match = EXPORTED.fullmatch(name)
+    if match is None or os.path.splitext(match["original"])[1].lower() not in IMAGE_ENDINGS:
+        return name
+    return match["original"]
+
+
+def is_converted_copy(name: str, photo: str) -> bool:
+    """Check whether a name is that of an exported copy of a photo, which is upright (see `original_name`)."""
+    last = file_name(name)
+    return last != file_name(photo) and original_name(last) != last
+
+
+def _stem(name: str) -> str:
+    """Return the file name of the original photo without case and ending."""
+    stem, ending = os.path.splitext(original_name(name).casefold())
+    return stem if ending in IMAGE_ENDINGS else stem + ending
+
+
+def _add_matches(
+    matches: dict[str, str], side: Paths, other_side: Paths, convert: Callable[[str], str], count: int
+) -> None:
+    """Match names whose last parts are equal and occur once on each side.
+
+    Args:
+        matches: Matches found so far; changed in place.
+        side: Parts of the path of each image, by its name.
+        other_side: The same for the other names.
+        convert: Function that is applied to file names before they are compared.
+        count: Number of parts to compare.
+    """
+    keys, other_keys = (_unique_keys(paths, convert, count) for paths in (side, other_side))
+    used = set(matches.values())
+    for key, name in keys.items():
+        other = other_keys.get(key)
+        if name not in matches and other is not None and other not in used:
+            matches[name] = other
+
+
+def _unique_keys(paths: Paths, convert: Callable[[str], str], count: int) -> dict[tuple[str, ...], str]:
+    """Return image names by the last parts of their paths; keys that occur twice are left out."""
+    names: dict[tuple[str, ...], list[str]] = {}
+    for name, path in paths.items():
+        names.setdefault((*path[-count:-1], convert(path[-1])), []).append(name)
+    return {key: group[0] for key, group in names.items() if len(group) == 1}
+
+
+def _common_length(paths: Sequence[tuple[str, ...]]) -> int:
+    """Return the number of folders that the paths of all images share."""
+    folders = [path[:-1] for path in paths]
+    if not folders:
+        return 0
+    first, last = min(folders), max(folders)
+    differs = [one != other for one, other in zip(first, last, strict=False)]
+    return differs.index(True) if True in differs else min(len(first), len(last))

@@ -1,0 +1,127 @@
+"""Convert cameras for stored pixels to cameras for upright pixels.
+
+Most programs ignore the EXIF orientation of photos, so their cameras refer to the pixels as they are stored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from nope_splat.errors import NopeSplatError
+from nope_splat.io.cameras.lenses import Size
+from nope_splat.io.cameras.named_camera import NamedCamera
+from nope_splat.io.images import ImageFile
+from nope_splat.utils.typing import Array
+
+Key = TypeVar("Key")
+
+UPRIGHT_FROM_STORED = {
+    1: ((1, 0), (0, 1)),
+    2: ((-1, 0), (0, 1)),
+    3: ((-1, 0), (0, -1)),
+    4: ((1, 0), (0, -1)),
+    5: ((0, 1), (1, 0)),
+    6: ((0, -1), (1, 0)),
+    7: ((0, -1), (-1, 0)),
+    8: ((0, 1), (-1, 0)),
+}
+"""By EXIF orientation: matrix that takes pixel coordinates relative to the center of the stored image to
+pixel coordinates relative to the center of the upright image. (2, 2)."""
+MIRRORED = frozenset({2, 4, 5, 7})
+"""EXIF orientations of photos whose stored pixels are mirrored."""
+MIRROR_WORLD = np.diag([-1.0, 1.0, 1.0, 1.0])
+"""Reflection of the world that turns a reconstruction of mirrored photos into one of the scene. (4, 4)."""
+
+
+def stored_size(image: ImageFile) -> tuple[int, int]:
+    """Return width and height, in pixels, of an image before it is rotated by its EXIF orientation."""
+    is_turned = image.exif.orientation >= 5  # by a quarter
+    return (image.height, image.width) if is_turned else (image.width, image.height)
+
+
+def refers_to_stored_pixels(
+    image: ImageFile, size: Size | None, is_upright: bool, path: Path, name: str
+) -> bool:
+    """Determine whether a camera refers to the stored or to the upright pixels of its image.
+
+    Args:
+        image: The image.
+        size: Width and height of the camera's image, which may have another resolution; None if unknown.
+        is_upright: Answer for cameras whose size fits both: whether the camera refers to upright pixels.
+        path: The camera file, for the error message.
+        name: Image name in this file, for the error message.
+
+    Returns:
+        True for stored pixels, False for upright ones.
+
+    Raises:
+        NopeSplatError: If `size` has another aspect ratio than the image.
+    """
+    stored, upright = stored_size(image), (image.width, image.height)
+    if size is None:
+        return not is_upright
+    fits_stored, fits_upright = (_has_aspect(size, other) for other in (stored, upright))
+    if not fits_stored and not fits_upright:
+        raise NopeSplatError(
+            "wrong-size",
+            f"the camera of {name} in {path} is for {size[0]:g} x {size[1]:g} pixels, but the photo has"
+            f" {stored[0]} x {stored[1]}, another aspect ratio; pass the photos for which the cameras were"
+            " made",
+        )
+    return fits_stored and not (fits_upright and is_upright)
+
+
+def _has_aspect(size: Size, other: tuple[int, int]) -> bool:
+    """Check whether two sizes have the same aspect ratio, up to rounding of a side to whole pixels."""
+    return abs(size[0] * other[1] - size[1] * other[0]) <= max(*size, *other)
+
+
+def turn_upright(
+    cameras: dict[Key, NamedCamera], images: dict[Key, ImageFile], stored: dict[Key, bool], path: Path
+) -> dict[Key, NamedCamera]:
+    """Convert the cameras that refer to stored pixels to cameras for upright pixels.
+
+    A reconstruction of mirrored pixels is mirrored. If the stored pixels of all photos are mirrored, the
+    world is reflected. Mirrored and other photos cannot be in one reconstruction of stored pixels, so if only
+    some photos are mirrored, and their sizes permit it, their cameras must be those of upright photos.
+
+    Args:
+        cameras: The cameras.
+        images: Their images.
+        stored: Whether each camera refers to stored pixels.
+        path: The camera file, for the error message.
+
+    Returns:
+        The cameras, for upright pixels.
+
+    Raises:
+        NopeSplatError: If some cameras refer to mirrored pixels and others do not.
+    """
+    orientations = {key: images[key].exif.orientation if stored[key] else 1 for key in cameras}
+    mirrored = [key for key, orientation in orientations.items() if orientation in MIRRORED]
+    if len(mirrored) < len(cameras):
+        for key in mirrored:
+            image = images[key]
+            if not _has_aspect(stored_size(image), (image.width, image.height)):
+                raise NopeSplatError(
+                    "unreadable-file",
+                    f"the cameras in {path} are for photos of which some are stored mirrored, such as"
+                    f" {image.name}; save the photos upright, and find the cameras again",
+                )
+            orientations[key] = 1
+        mirrored = []
+    return {key: _turned(camera, orientations[key], bool(mirrored)) for key, camera in cameras.items()}
+
+
+def _turned(camera: NamedCamera, orientation: int, is_world_mirrored: bool) -> NamedCamera:
+    """Convert a camera for pixels that are stored with an EXIF orientation to a camera for upright pixels."""
+    turn: Array = np.array(UPRIGHT_FROM_STORED[orientation], dtype=np.float64)
+    T_stored_upright = np.eye(4)
+    T_stored_upright[:2, :2] = turn.T
+    pose = camera.T_world_camera @ T_stored_upright
+    x, y = (turn @ camera.offset).tolist()
+    return replace(camera, T_world_camera=MIRROR_WORLD @ pose if is_world_mirrored else pose, offset=(x, y))
