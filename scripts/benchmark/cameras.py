@@ -134,8 +134,8 @@ def _start(scene: Path, folder: ImageFolder, seed: int | None = None, sign: int 
         seed: Seed of the perturbation; None for the true cameras.
         sign: Sign of the relative focal length error: -1, 0 or 1.
     """
-    names, none = [image.name for image in folder.images], np.zeros(len(folder.images), bool)
-    truth = KnownCameras.read(scene / "ground_truth.json", names, none, none.astype(np.int64))
+    none = np.zeros(len(folder.images), bool)
+    truth = KnownCameras.read(scene / "ground_truth.json", folder.images, none, none.astype(np.int64))
     if seed is None:
         return truth
     poses = truth.T_world_camera.copy()

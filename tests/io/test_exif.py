@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -12,10 +13,10 @@ from PIL.TiffImagePlugin import IFDRational
 
 from nope_splat.io.exif import ExifData, read_exif
 
+Tags = Mapping[Any, object]
 
-def saved(
-    path: Path, tags: dict[int, object], details: dict[int, object], gps: dict[int, object]
-) -> ExifData:
+
+def saved(path: Path, tags: Tags, details: Tags, gps: Tags) -> ExifData:
     """Save an image with EXIF data, and read the data back."""
     exif = Image.Exif()
     exif.update(tags)
