@@ -16,14 +16,14 @@ logger = logging.getLogger(__name__)
 
 DIAGONAL_35MM = math.hypot(36, 24)
 """Diagonal of a 35 mm film frame, 43.27 mm."""
-MILLIMETERS_PER_UNIT: dict[float, float] = {2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}
-"""Length in millimeters of each value of the EXIF tag FocalPlaneResolutionUnit."""
 MAX_CROP_FACTOR_3_TO_2 = 1.7
 """Largest quotient of 35 mm equivalent and focal length at which sensors are taken to have the aspect ratio
 3:2. Full-frame (1.0) and APS-C sensors (1.5 or 1.6) have it; the smaller sensors of compact cameras, phones
 and drones mostly have 4:3."""
 MAX_ASPECT_RATIO = 2.0
 """Largest aspect ratio of an image of one exposure; wider images are stitched panoramas."""
+MIN_DIGITAL_ZOOM = 1.01
+"""Smallest digital zoom that matters; phones also state factors such as 1.0007."""
 LENGTHS_WITH_ZOOM = frozenset({"apple"})
 """Makers (in lower case) whose 35 mm equivalents include the digital zoom."""
 
@@ -46,10 +46,6 @@ class ExifData:
     """Focal length in millimeters at which a 35 mm camera has the same diagonal field of view."""
     digital_zoom: float = 1.0
     """Factor by which the camera enlarged the center of the image."""
-    pixels_per_millimeter: float | None = None
-    """Pixels per millimeter on the sensor, in pixels of the image as the camera stored it."""
-    original_side: float | None = None
-    """Longer side of the image as the camera stored it, in pixels."""
     exposure_time: float | None = None
     """Exposure time in seconds."""
     f_number: float | None = None
@@ -89,8 +85,8 @@ class ExifData:
 
         With the 35 mm equivalent f35, the focal length is f35 d / 43.27 mm. Here, d is the diagonal in pixels
         of the image of the whole sensor. Image sides that are shorter than the sensor's aspect ratio (4:3 or
-        3:2) requires are taken to be cropped. Without a 35 mm equivalent, the resolution of the focal plane
-        is used.
+        3:2) requires are taken to be cropped. The resolution of the focal plane is not used: programs that
+        scale photos leave it unchanged, but not always the original size.
 
         Args:
             width: Width of the image in pixels.
@@ -105,12 +101,9 @@ class ExifData:
             return None
         if self.digital_zoom > 1 and self.make.lower() not in LENGTHS_WITH_ZOOM:
             return None
-        if self.focal_length_35mm is not None:
-            diagonal = self._sensor_diagonal(longer, shorter)
-            return self.focal_length_35mm / DIAGONAL_35MM * diagonal
-        if self.focal_length and self.pixels_per_millimeter and self.original_side:
-            return self.focal_length * self.pixels_per_millimeter * longer / self.original_side
-        return None
+        if self.focal_length_35mm is None:
+            return None
+        return self.focal_length_35mm / DIAGONAL_35MM * self._sensor_diagonal(longer, shorter)
 
     def _sensor_diagonal(self, longer: int, shorter: int) -> float:
         """Return the diagonal, in pixels, of the image of the whole sensor, from the sides of the image."""
@@ -143,9 +136,7 @@ def read_exif(image: Image.Image) -> ExifData:
     orientation = _number(tags, Base.Orientation)
     altitude = _number(gps, GPS.GPSAltitude, low=-math.inf)
     is_below_sea = gps.get(GPS.GPSAltitudeRef) in (1, b"\x01")
-    unit = MILLIMETERS_PER_UNIT.get(_number(details, Base.FocalPlaneResolutionUnit) or 2)
-    resolution = _number(details, Base.FocalPlaneXResolution)
-    sides = [_number(details, tag) for tag in (Base.ExifImageWidth, Base.ExifImageHeight)]
+    zoom = _number(details, Base.DigitalZoomRatio) or 1.0
     return ExifData(
         orientation=int(orientation) if orientation and orientation in range(1, 9) else 1,
         make=_text(tags, Base.Make),
@@ -153,9 +144,7 @@ def read_exif(image: Image.Image) -> ExifData:
         lens=_text(details, Base.LensModel),
         focal_length=_number(details, Base.FocalLength),
         focal_length_35mm=_number(details, Base.FocalLengthIn35mmFilm),
-        digital_zoom=max(1.0, _number(details, Base.DigitalZoomRatio) or 1.0),
-        pixels_per_millimeter=resolution / unit if resolution and unit else None,
-        original_side=max((side for side in sides if side), default=None),
+        digital_zoom=zoom if zoom >= MIN_DIGITAL_ZOOM else 1.0,
         exposure_time=_number(details, Base.ExposureTime),
         f_number=_number(details, Base.FNumber),
         iso=_number(details, Base.ISOSpeedRatings),

@@ -34,6 +34,7 @@ def test_values_are_read(suffix: str, tmp_path: Path) -> None:
         Base.LensModel: "back camera",
         Base.FocalLength: IFDRational(425, 100),
         Base.FocalLengthIn35mmFilm: 26,
+        Base.DigitalZoomRatio: IFDRational(10007, 10000),
         Base.ExposureTime: IFDRational(1, 50),
         Base.DateTimeOriginal: "2026:11:29 12:30:00",
     }
@@ -48,6 +49,7 @@ def test_values_are_read(suffix: str, tmp_path: Path) -> None:
     found = saved(tmp_path / f"photo{suffix}", {Base.Orientation: 6, Base.Make: "Maker\0"}, details, gps)
     assert (found.orientation, found.make, found.model, found.lens) == (6, "Maker", "", "back camera")
     assert (found.focal_length, found.focal_length_35mm, found.exposure_time) == (4.25, 26.0, 0.02)
+    assert found.digital_zoom == 1.0
     assert found.time == datetime(2026, 11, 29, 12, 30)
     assert found.latitude_longitude == pytest.approx((-33.5, 151.01))
     assert found.altitude == -2.5
@@ -89,10 +91,7 @@ def test_focal_length_from_the_35_mm_equivalent(
     assert found == (None if expected is None else pytest.approx(expected, rel=1e-4))
 
 
-def test_focal_length_from_the_resolution_of_the_focal_plane() -> None:
-    """An image that was scaled to half its size after the camera wrote it."""
-    exif = ExifData(focal_length=50.0, pixels_per_millimeter=5760 / 36, original_side=5760)
-    assert exif.focal_in_pixels(2880, 1920) == pytest.approx(4000.0)
+def test_focal_length_is_unknown_without_a_35_mm_equivalent() -> None:
     assert ExifData(focal_length=50.0).focal_in_pixels(2880, 1920) is None
 
 
