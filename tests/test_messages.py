@@ -22,6 +22,8 @@ PACKAGE = Path(__file__).parents[1] / "nope_splat"
 VALUE = "{...}"
 REASON = ast.Constant(f" ({VALUE}); ")
 """Middle of the messages of `io.camera_checks.parsing`."""
+MODEL = ast.Constant(f"its camera model is {VALUE}, and ")
+"""Start of the messages of `io.cameras.lenses.UnsuitableLens`."""
 LOG_LEVELS = ("info", "warning", "error")
 
 Constants = Mapping[str, str]
@@ -70,8 +72,8 @@ def sentences(module: ast.Module) -> Iterator[tuple[str, str]]:
                 kind = "missing-device"  # `plugin.device` makes it a `NopeSplatError`
             case ast.Call(func=ast.Name(id="InvalidCamera"), args=[message]):
                 kind = "reason"  # in the parentheses of an error
-            case ast.Call(func=ast.Name(id="UnsuitableLens"), args=[_, message]):
-                kind = "reason"
+            case ast.Call(func=ast.Name(id="UnsuitableLens"), args=[_, reason]):
+                kind, message = "reason", ast.JoinedStr([MODEL, reason])
             case ast.Call(func=ast.Name(id="parsing"), args=[source, advice]):
                 kind, message = "unreadable-file", ast.JoinedStr([source, REASON, advice])
             case ast.Call(func=ast.Attribute(value=ast.Name(id="logger"), attr=kind), args=[message, *_]) if (

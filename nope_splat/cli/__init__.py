@@ -16,7 +16,7 @@ COMMANDS = {
     "reconstruct": "Reconstruct cameras and track points from a folder of photos.",
     "export-cameras": "Export optimized cameras as transforms.json and COLMAP model.",
     "compare-cameras": "Measure the accuracy of cameras: transforms.json, COLMAP model, ground truth.",
-    "report": "Write an HTML report of a training.",
+    "report": "Write an HTML report of a training run.",
     "demo-scene": "Render photos of a procedural scene.",
 }
 """Description of each command by name. A command such as `demo-scene` runs the function `demo_scene` of the

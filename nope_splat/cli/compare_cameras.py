@@ -26,12 +26,12 @@ def compare_cameras(
     """Measure the accuracy of cameras against a reference: relative poses, positions and focal lengths.
 
     Cameras and reference can each be a `transforms.json`, a `ground_truth.json` as `nope-splat demo-scene`
-    writes it, a folder with a COLMAP model, or cameras of RealityScan, Metashape, OpenSfM or Polycam. Images
-    are matched by name; images that are only in the reference count as failed. The printed table contains, in
-    percent: AUC at 5 and 30 degrees, RRA and RTA at 5 degrees, absolute trajectory error (ATE) relative to
-    the largest distance between two reference cameras, and the focal length error of each reference camera.
-    If there are many reference cameras, the median and the largest of these errors are printed instead, and
-    the photos of the cameras with the largest errors.
+    writes it, a folder with a COLMAP model, or cameras exported from RealityScan, Metashape, OpenSfM or
+    Polycam. Images are matched by name; images that are only in the reference count as failed. The printed
+    table contains, in percent: AUC at 5 and 30 degrees, RRA and RTA at 5 degrees, absolute trajectory error
+    (ATE) relative to the largest distance between two reference cameras, and the focal length error of each
+    reference camera. If there are many reference cameras, the median and the largest of these errors are
+    printed instead, and the photos of the cameras with the largest errors.
 
     Args:
         cameras: File or folder with the cameras to evaluate.

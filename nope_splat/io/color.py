@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms
 
 ColorProblem = Literal["damaged", "hdr"]
-"""Why colors are not converted: the profile is damaged or of another kind of image, or the colors are HDR."""
+"""Why colors are not converted: the profile is damaged or does not fit the image, or the colors are HDR."""
 
 MAX_SRGB_DIFFERENCE = 2
-"""Maximum change of a color, in levels of 0 to 255, by a profile that is treated as sRGB. Profiles that are
-called sRGB differ by up to this number of levels, because their curves are rounded differently."""
+"""A profile is treated as sRGB if its conversion to sRGB changes colors by at most this number of levels (0
+to 255). Published sRGB profiles differ by up to this number, because their curves are rounded differently."""
 D65 = (0.3127, 0.3290)
 """Chromaticity of the white point of most color spaces."""
 SRGB_PRIMARIES = (0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
@@ -30,10 +30,10 @@ CODED_PRIMARIES = {
     11: ((0.314, 0.351), (0.680, 0.320, 0.265, 0.690, 0.150, 0.060)),  # DCI-P3
     12: (D65, (0.680, 0.320, 0.265, 0.690, 0.150, 0.060)),  # Display P3
 }
-"""White point and primaries by their code in ITU-T H.273."""
+"""Chromaticities of white point and primaries, by the code of the primaries in ITU-T H.273."""
 CODED_GAMMAS = {4: 2.2, 5: 2.8, 8: 1.0}
-"""Gamma of the transfer functions of ITU-T H.273 that are powers. The other transfer functions of photos
-without HDR are read as that of sRGB, like cameras and browsers do."""
+"""Exponents of the transfer functions in ITU-T H.273 that are pure power functions, by code. Other transfer
+functions without HDR are treated as that of sRGB, as cameras and browsers do."""
 CODED_HDR = (16, 18)
 """Codes of the transfer functions PQ and HLG in ITU-T H.273."""
 BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
@@ -59,16 +59,16 @@ class SrgbConversion:
     """Conversion of the colors of an image to sRGB, with 8 bits per channel."""
 
     transform: ImageCms.ImageCmsTransform | None
-    """Transform of RGB, RGBA or CMYK; None for gray images."""
+    """Transform of RGB, RGBA or CMYK colors; None for gray images."""
     table: NDArray[np.uint8] | None = None
     """Colors of the gray levels 0 to 255, for gray images. (256, 3)."""
 
     def apply(self, band: Image.Image, mode: str) -> NDArray[np.uint8]:
-        """Convert a part of the image.
+        """Convert the colors of a strip of the image.
 
         Args:
-            band: The part, in the mode of the image.
-            mode: Mode of the result, "RGB" or "RGBA". Alpha is not changed.
+            band: Horizontal strip of the image, in the mode of the image.
+            mode: Pillow mode of the result, "RGB" or "RGBA". Alpha is not changed.
 
         Returns:
             Colors, 0 to 255. (H, W, 3 or 4).
@@ -144,11 +144,11 @@ def color_problem(image: Image.Image) -> ColorProblem | None:
 def coded_colors(file: BinaryIO, image_format: str | None) -> tuple[int, int] | None:
     """Read the codes of primaries and transfer function (ITU-T H.273) from a PNG or AVIF file.
 
-    Pillow does not read these codes. The position in the file is kept.
+    Pillow does not read these codes. The file position is restored.
 
     Args:
         file: The file.
-        image_format: Pillow's name of the format. Files of other formats than PNG and AVIF are not read.
+        image_format: Pillow's name of the format. For formats other than PNG and AVIF, the result is None.
     """
     if image_format not in ("PNG", "AVIF"):
         return None
@@ -170,7 +170,7 @@ def matrix_profile(
         gamma: Exponent of the transfer function; None for that of sRGB.
 
     Raises:
-        ValueError: If the chromaticities are on a line, or not those of colors.
+        ValueError: If a chromaticity y is not positive, or the primaries are (nearly) on a line.
     """
     x, y = np.reshape(primaries, (3, 2)).T
     if min(*y, white[1]) <= 0:
@@ -196,7 +196,7 @@ def matrix_profile(
 
 
 def _profile_file(tags: dict[bytes, bytes]) -> bytes:
-    """Return the bytes of an ICC display profile (version 4) of RGB with these tags."""
+    """Return the bytes of an ICC display profile (version 4) for RGB with the given tags."""
     start = 128 + 4 + 12 * len(tags)
     table, body = b"", b""
     for name, content in tags.items():
@@ -250,7 +250,7 @@ def _profile(image: Image.Image) -> bytes | None:
 
 @lru_cache(maxsize=64)
 def _coded_profile(primaries: int, transfer: int) -> bytes | None:
-    """Return the ICC profile of codes of ITU-T H.273; None for those of sRGB, and for rare codes."""
+    """Create an ICC profile from codes of ITU-T H.273; None for sRGB and for unsupported primaries."""
     if transfer in CODED_HDR:
         raise ColorProfileError("hdr")
     if primaries not in CODED_PRIMARIES:
@@ -264,11 +264,11 @@ def _coded_profile(primaries: int, transfer: int) -> bytes | None:
 
 @lru_cache(maxsize=64)
 def _png_profile(gamma: float | None, chromaticity: tuple[float, ...] | None) -> bytes | None:
-    """Return the ICC profile of the chunks gAMA and cHRM of a PNG file; None for those of sRGB.
+    """Create an ICC profile from the chunks gAMA and cHRM of a PNG file; None if they describe sRGB.
 
     Args:
-        gamma: Exponent from light to levels, as in gAMA. An exponent within 5 percent of 1/2.2 means the
-            transfer function of sRGB, as in libpng, because most programs write it for sRGB.
+        gamma: Exponent that converts linear light to levels, as in gAMA. An exponent within 5 percent of
+            1/2.2 means the transfer function of sRGB, as in libpng, because most programs write it for sRGB.
         chromaticity: Chromaticities x and y of white, red, green and blue, as in cHRM. (8,).
     """
     if gamma is not None and not 0.1 <= gamma <= 10:
@@ -287,14 +287,14 @@ def _png_profile(gamma: float | None, chromaticity: tuple[float, ...] | None) ->
 
 @lru_cache(maxsize=16)
 def _conversion(profile: bytes, mode: str) -> SrgbConversion | None:
-    """Return the conversion of an ICC profile to sRGB; None if the profile is that of sRGB.
+    """Return the conversion from the colors of an ICC profile to sRGB; None if the profile is sRGB.
 
     Args:
         profile: The ICC profile.
         mode: Pillow's mode of the colors: "L", "RGB", "RGBA" or "CMYK".
 
     Raises:
-        PyCMSError: If the profile is damaged, or is one of other colors than `mode`.
+        PyCMSError: If the profile is damaged, or does not fit `mode`.
     """
     source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
     from_gray = mode == "L" and profile[16:20] == b"GRAY"  # the color space, in the header

@@ -50,8 +50,8 @@ MAX_PIXELS_AT_ONCE = 200_000_000
 decoded alone. Decoding takes up to 8 bytes of memory per pixel (4 for Pillow's image, 3 or 4 for the result),
 or up to 14 bytes for progressive JPEG files."""
 PIXELS_PER_BAND = 1 << 20
-"""Number of pixels that are converted to 8 bits at a time. Conversion in bands avoids a second copy of the
-whole image."""
+"""Number of pixels that are converted to 8 bits at a time. Converting one strip of rows at a time avoids a
+second copy of the whole image."""
 # Pillow raises an error above twice its limit. By default it would reject panoramas of 180 megapixels.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 _decoding = Budget(MAX_PIXELS_AT_ONCE)
@@ -171,13 +171,15 @@ def read_alpha(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def bands(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
-    """Divide a decoded image into bands of at most `PIXELS_PER_BAND` pixels, but at least one row.
+    """Divide a decoded image into horizontal strips of at least one row.
+
+    If possible, a strip has at most `PIXELS_PER_BAND` pixels.
 
     Args:
         image: The image, after `turn_upright`.
 
     Yields:
-        The rows of a band, and the band.
+        Rows of the image that a strip contains, and the strip.
     """
     height = max(1, PIXELS_PER_BAND // image.width)
     for top in range(0, image.height, height):

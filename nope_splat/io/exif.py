@@ -17,9 +17,9 @@ logger = logging.getLogger(__name__)
 DIAGONAL_35MM = math.hypot(36, 24)
 """Diagonal of a 35 mm film frame, 43.27 mm."""
 MAX_CROP_FACTOR_3_TO_2 = 1.7
-"""Largest quotient of 35 mm equivalent and focal length at which sensors are taken to have the aspect ratio
-3:2. Full-frame (1.0) and APS-C sensors (1.5 or 1.6) have it; the smaller sensors of compact cameras, phones
-and drones mostly have 4:3."""
+"""Largest crop factor (35 mm equivalent divided by focal length) of sensors that are assumed to have the
+aspect ratio 3:2, as full-frame (1.0) and APS-C sensors (1.5 or 1.6) do. The smaller sensors of compact
+cameras, phones and drones mostly have 4:3."""
 MAX_ASPECT_RATIO = 2.0
 """Largest aspect ratio of an image of one exposure; wider images are stitched panoramas."""
 MIN_DIGITAL_ZOOM = 1.01
@@ -83,10 +83,11 @@ class ExifData:
     def focal_in_pixels(self, width: int, height: int) -> float | None:
         """Compute the focal length in pixels.
 
-        With the 35 mm equivalent f35, the focal length is f35 d / 43.27 mm. Here, d is the diagonal in pixels
-        of the image of the whole sensor. Image sides that are shorter than the sensor's aspect ratio (4:3 or
-        3:2) requires are taken to be cropped. The resolution of the focal plane is not used: programs that
-        scale photos leave it unchanged, but not always the original size.
+        With the 35 mm equivalent f35, the focal length is f35 d / 43.27 mm. Here, d is the diagonal, in
+        pixels, of the image that the whole sensor would give. If the aspect ratio is not between 4:3 and 3:2,
+        the image is assumed to be cropped along one side from an image with the aspect ratio of the sensor
+        (4:3 or 3:2). The focal plane resolution in EXIF data is not used: programs that scale photos do not
+        change it, but may change the original image size to which it refers.
 
         Args:
             width: Width of the image in pixels.
@@ -106,7 +107,7 @@ class ExifData:
         return self.focal_length_35mm / DIAGONAL_35MM * self._sensor_diagonal(longer, shorter)
 
     def _sensor_diagonal(self, longer: int, shorter: int) -> float:
-        """Return the diagonal, in pixels, of the image of the whole sensor, from the sides of the image."""
+        """Return the diagonal, in pixels, of the image that the whole sensor would give."""
         aspect = longer / shorter
         if not 4 / 3 <= aspect <= 3 / 2:
             crop_factor = (self.focal_length_35mm or 0.0) / (self.focal_length or 1.0)

@@ -28,10 +28,10 @@ from nope_splat.scene.reconstruction import Reconstruction
 from nope_splat.utils.progress import progress_bar
 
 PORTABLE_FORMATS = frozenset({"JPEG", "MPO", "PNG"})
-"""Pillow formats that other tools read. COLMAP's Python package reads no WebP, AVIF, HEIC, GIF and JPEG 2000
-files; other tools read no TIFF or BMP files."""
+"""Pillow formats that other tools read. COLMAP's Python package cannot read WebP, AVIF, HEIC, GIF or JPEG
+2000 files; other tools cannot read TIFF or BMP files."""
 MAX_COLOR_DIFFERENCE = 2
-"""Largest difference of 8-bit levels that counts as the same color."""
+"""Colors whose 8-bit levels differ by at most this number count as equal."""
 
 
 def export_images(
@@ -94,7 +94,7 @@ def check_image_export(folder: ImageFolder, directory: Path) -> None:
 def uses_original_images(folder: ImageFolder, output_dir: Path) -> bool:
     """Check whether other tools have to read the original images, because the output is in their folder.
 
-    Images that are exported there would be images of the next run.
+    Images exported into that folder would be input of the next run.
 
     Args:
         folder: The original images.
@@ -268,9 +268,9 @@ def _names_outside_photos(images: Sequence[ImageFile], folder: ImageFolder, dire
 
 
 def _has_other_colors(image: Image.Image) -> bool:
-    """Check whether the reader converts colors, because the file describes other colors than sRGB.
+    """Check whether `read_image` changes colors, because the file describes colors other than sRGB.
 
-    Other tools ignore such descriptions. The check reads a few colors with the description of the image.
+    Other tools ignore such descriptions. The check converts a few colors as if they were in the image.
     """
     levels = np.stack(np.meshgrid(*3 * [np.arange(0, 256, 17)], indexing="ij"), -1).astype(np.uint8)
     samples = Image.fromarray(levels.reshape(len(levels), -1, 3)).convert(image.mode)

@@ -242,7 +242,7 @@ def _check(root: Path, name: str, mask_path: Path | None) -> tuple[ImageFile | s
     """Check an image file in the folder `root`, and its mask file, by decoding them.
 
     Returns:
-        The image, or the reason as text if the image cannot be used; what the user should know of the files.
+        The image, or the reason (text) why it cannot be used; and findings about the files, for the user.
     """
     path = root / name
     if UNPRINTABLE.search(name):

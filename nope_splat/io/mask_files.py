@@ -15,14 +15,14 @@ MASK_FOLDERS = ("masks", "mask", "images_masks", "images_mask")
 """Names of folders that contain masks, in order of preference. Folders named like the image folder plus
 `_masks` or `_mask` contain masks, too."""
 BESIDE = re.compile(r"(.+)[._-]mask", re.IGNORECASE)
-"""Name, without its ending, of a mask beside its photo."""
+"""Pattern of the name, without ending, of a mask beside its photo. The group is the name of the photo."""
 IN_FOLDER = re.compile(
     r"(.+?)(?:[._ -](?:mask|masks|masked|matte|alpha|cutout|silhouette|segmentation|seg|removebg|nobg|rmbg"
     r"|preview))+",
     re.IGNORECASE,
 )
-"""Name, without its ending, of a mask in a mask folder whose name has words that the photo's name lacks.
-Other words could belong to another photo."""
+"""Pattern of the name, without ending, of a mask in a mask folder that has one of these words after the name
+of its photo (the group). A name with another word could belong to a mask of another photo."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def is_mask_folder_name(name: str, root: Path) -> bool:
     """Check whether a folder contains masks instead of photos, by its name.
 
     Args:
-        name: Name of the folder, in any case of its letters.
+        name: Name of the folder; the case of letters does not matter.
         root: The image folder.
     """
     return name.casefold() in [folder.casefold() for folder in _folder_names(root)]
@@ -66,7 +66,7 @@ def masks_beside_photos(images: Sequence[str]) -> dict[str, str]:
         images: Names of the image files, relative to the image folder.
 
     Returns:
-        Name of the masked photo without its ending or with it, in lower case, by the name of the mask.
+        Name of the photo, with or without its ending and in lower case, by the name of its mask.
     """
     bases = {name: _base(name, BESIDE) for name in images}
     keys = {key for name, base in bases.items() if base is None for key in _photo_keys(name)}
@@ -138,7 +138,8 @@ class _PhotoIndex:
     def photos_of(self, base: str, file: str) -> list[tuple[str, int]]:
         """Find the photos that a mask may belong to, each with the rank of the mask's name.
 
-        For masks without subfolders, a file name that only one photo has in all subfolders is sufficient.
+        A mask that is not in a subfolder of the mask folder may also belong to a photo in a subfolder, if no
+        other photo has the same file name.
 
         Args:
             base: Folder that contains the mask folder, relative to the image folder.

@@ -15,14 +15,14 @@ from nope_splat.io.decoding import bands, read_alpha, refuse_floating_point, tur
 from nope_splat.io.exif import read_exif
 
 LOSSY_FORMATS = frozenset({"JPEG", "MPO", "WEBP", "HEIF", "AVIF", "JPEG2000"})
-"""Formats that change levels: black next to white is stored as dark gray."""
+"""Pillow formats with lossy compression, which changes levels: black next to white becomes dark gray."""
 HALF = 127
-"""Largest level, of 0 to 255, that is hidden if levels are compared with half of white."""
+"""Half of white, in levels of 0 to 255. Where this is the threshold, only pixels above it are used."""
 MAX_LABELS = 16
 """Largest number of different levels in a mask of labels. A mask with more levels has soft edges, or was
-lossy before."""
+saved in a lossy format before."""
 MAX_RINGING = 16
-"""Largest change of black and white areas by lossy formats, in levels of 0 to 255."""
+"""Largest change that lossy compression makes to black and white areas, in levels of 0 to 255."""
 MAX_ASPECT_DIFFERENCE = 0.02
 """Largest relative difference between the aspect ratios of a mask and its photo, which is caused by rounding
 the size of a scaled mask."""
@@ -69,12 +69,12 @@ def require_mask_fits(file: Path, size: tuple[int, int], photo_size: tuple[int, 
 def used_pixels(mask: Image.Image) -> NDArray[np.bool_]:
     """Return which pixels a mask leaves in use.
 
-    If the mask has transparency of different opacities, at least half opaque pixels are used. Otherwise the
+    If the opacity of the mask varies, the pixels that are at least half opaque are used. Otherwise the
     brightest channel decides:
 
     - In lossy formats, levels above half of white are used.
     - In lossless formats, all levels except black are used, since they may be labels. If a mask has soft
-      edges or was lossy before (see `_is_soft`), levels above half of white are used.
+      edges or was saved in a lossy format before (see `_is_soft`), levels above half of white are used.
 
     Args:
         mask: The mask, after `turn_mask_upright`.
@@ -119,10 +119,10 @@ def scale_mask(used: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.boo
 
 
 def _is_soft(levels: NDArray[Any], half: int) -> bool:
-    """Check whether a lossless mask has soft edges, or was lossy before.
+    """Check whether a lossless mask has soft edges, or was saved in a lossy format before.
 
-    Such a mask has bright pixels, and either more than `MAX_LABELS` different levels or levels only near
-    black and white, but not only black and white.
+    Such a mask has bright pixels, and either more than `MAX_LABELS` different levels, or only levels near
+    black and white that are not all exactly black or white.
 
     Args:
         levels: Levels of the mask. (H, W).

@@ -1,4 +1,4 @@
-"""Write output files as a whole, and replace only files that this package wrote."""
+"""Write all files of an output folder before replacing any, and replace only files of this package."""
 
 from __future__ import annotations
 

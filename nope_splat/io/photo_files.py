@@ -14,7 +14,7 @@ from nope_splat.io.mask_files import AssignedMasks, assign_masks, is_mask_folder
 
 @dataclass(frozen=True)
 class UnreadKind:
-    """Kind of files that are not read, although people keep them among their photos."""
+    """Kind of files that cannot be read, but that people keep among their photos."""
 
     singular: str
     plural: str
@@ -117,7 +117,7 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
 
 
 def examples(names: Sequence[str]) -> str:
-    """Name up to three files in a sentence, such as "a.jpg, b.jpg, c.jpg and 5 more".
+    """List up to three file names for a sentence, such as "a.jpg, b.jpg, c.jpg and 5 more".
 
     Args:
         names: Names of at least one file.

@@ -1,4 +1,4 @@
-"""Log what users should know of their photos and masks: one message for each kind of finding."""
+"""Log what users should know about their photos and masks, with one message for each kind of finding."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FileFindings:
-    """What the user should know of a photo and its mask."""
+    """What the user should know about a photo and its mask."""
 
     has_frames: bool = False
     """Whether the file contains several pictures, of which the first one is used."""

@@ -17,10 +17,10 @@ def warn_about_inverted_masks(
 ) -> None:
     """Log a warning if the masks of all photos together seem to be inverted.
 
-    Inverted masks hide most keypoints that would be matched. Masks of a small object leave few keypoints,
-    too, but in a small area. So masks seem to be inverted if they leave few of the keypoints, and if
-    keypoints are much rarer in the used area than in the hidden area. Inverted masks in front of surroundings
-    with much texture are not recognized, but leave enough keypoints.
+    Inverted masks hide most keypoints that would be matched. Correct masks of a small object also leave few
+    keypoints, but in a small area. Masks therefore seem to be inverted if they leave a small fraction of the
+    keypoints, and if the used area has a much lower density of keypoints than the hidden area. Inverted masks
+    are not recognized if the surroundings have much texture; enough keypoints are then left.
 
     Args:
         images: The images; those without a mask file are ignored.

@@ -55,12 +55,13 @@ class TransitiveMatchingOptions:
     num_initial_partners: int = 4
     """Number of most similar images with which each image is matched in the first round."""
     min_num_matches: int = 60
-    """Minimum number of verified matches of a strong pair; other pairs are weak. Once an image has a weak
-    pair, the image is only matched with candidates with which it shares more keypoints than with its partner
-    in the weak pair. Two images share those keypoints of a third image that match keypoints of both."""
+    """Minimum number of verified matches of a strong pair; other pairs are weak. Two images share a keypoint
+    if both match the same keypoint of a third image. If matching images A and B gives a weak pair, only
+    candidates that share more keypoints with A than B does are chosen for A from then on, and likewise for
+    B."""
     min_num_partners: int = 6
-    """Number of verified pairs that an image must have before weak pairs restrict its further candidates (see
-    `min_num_matches`)."""
+    """Number of verified pairs that an image must have before a weak pair restricts its further candidates
+    (see `min_num_matches`)."""
 
 
 @dataclass(frozen=True)
@@ -113,9 +114,9 @@ class InvertedMaskOptions:
     max_keypoint_share: float = 0.05
     """Masks seem to be inverted only if less than this fraction of all keypoints is in the used area."""
     max_density_ratio: float = 0.1
-    """Masks seem to be inverted only if the number of keypoints per area is smaller than this multiple in the
-    used area, compared to the hidden area. Masked objects have about as much texture as their surroundings,
-    which keeps the ratio near one even for small objects."""
+    """Masks seem to be inverted only if the number of keypoints per area is, in the used area, less than this
+    fraction of the number in the hidden area. Masked objects have about as much texture as their
+    surroundings, which keeps the ratio near one even for small objects."""
 
 
 @dataclass(frozen=True)
@@ -249,7 +250,7 @@ class MatchingSettings:
     retrieval: Suppress[RetrievalOptions] = field(default_factory=RetrievalOptions)
     """Options of image retrieval, which finds similar images."""
     transitive: Suppress[TransitiveMatchingOptions] = field(default_factory=TransitiveMatchingOptions)
-    """Options of transitive matching, which selects pairs of images that share matches through a third
+    """Options of transitive matching, which selects pairs of images that match the same keypoints of a third
     image."""
     two_view_geometry: Suppress[TwoViewGeometryOptions] = field(default_factory=TwoViewGeometryOptions)
     """RANSAC options of geometric verification."""

@@ -2,10 +2,11 @@
 
 The first round matches the most similar images (see `retrieval`). Later rounds rely on verified matches,
 which are better evidence than similarity: if keypoints of an image b match both image a and image c, then a
-and c show the same points. Each image is therefore matched with the image with which it shares the most
-keypoints through a third image. Such a candidate is skipped if another pair of the image, with at least as
-many shared keypoints, failed verification or had few matches. When there are no more candidates, image
-similarity is used again, because similar images without shared keypoints may close a loop.
+and c show the same points. The images a and c are then said to share these keypoints of b. Each image is
+matched with the candidate with which it shares the most keypoints. A candidate is skipped if another pair of
+the image, with at least as many shared keypoints, failed verification or had few matches. When there are no
+more candidates, image similarity is used again, because similar images without shared keypoints may close a
+loop.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def transitive_pairs(
 
 
 class CovisibilityCounts:
-    """Number of keypoints that two images share through a third image, for all pairs of N images.
+    """Number of keypoints of a third image that match keypoints of both images, for all pairs of N images.
 
     Args:
         keypoints: Keypoints of each image.

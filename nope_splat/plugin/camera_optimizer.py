@@ -321,12 +321,12 @@ class NopeCameraOptimizer(CameraOptimizer):
         """Return the iterations after which joint refinement runs.
 
         Args:
-            num_iterations: Length of the training in iterations.
+            num_iterations: Total number of training iterations.
             few_tracks: Whether images have few track observations (see `has_few_tracks`).
 
         Returns:
             Iterations in increasing order; empty if no camera parameter is optimized, if Adam optimizes the
-            cameras, or if refinement would start after the training.
+            cameras, or if refinement would start after training.
         """
         refinement = self.config.refinement
         frozen = self.config.mode == "off" and not self.config.optimize_focal and self.learned_lens is None

@@ -15,17 +15,17 @@ class JointRefinement:
     """Refine all cameras at intervals by Levenberg-Marquardt on reprojection and photometric errors."""
 
     start: Annotated[float, NOT_NEGATIVE] = 0.5
-    """Fraction of the training before the first refinement; 1 or more disables refinement, unless
+    """Fraction of the training run before the first refinement; 1 or more disables refinement, unless
     few-tracks-start applies. Early renderings are blurred and would bias the focal length."""
     interval: Annotated[float, POSITIVE] = 0.2
-    """Fraction of the training between two refinements; smaller values refine more often."""
+    """Fraction of the training run between two refinements; smaller values refine more often."""
     few_tracks_start: Annotated[float, SHARE] = 0.1
     """If photos have fewer than 200 track observations on average, refinement starts after the smaller of
     start and this fraction. The initial poses of such photos are poor, and Gaussians would overfit the poses
     if refinement started later."""
     few_tracks_interval: Annotated[float, POSITIVE] = 0.02
-    """If photos have fewer than 200 track observations on average, the fraction of the training between two
-    refinements is the smaller of interval and this value."""
+    """If photos have fewer than 200 track observations on average, the fraction of the training run between
+    two refinements is the smaller of interval and this value."""
     few_tracks_min_iterations: Annotated[int, COUNT] = 100
     """Minimum number of iterations before the first refinement if photos have fewer than 200 track
     observations on average. Earlier renderings show little more than the initial Gaussians."""
@@ -37,11 +37,11 @@ class JointRefinement:
         """Compute the iterations after which the cameras are refined.
 
         Args:
-            num_iterations: Length of the training in iterations.
+            num_iterations: Total number of training iterations.
             few_tracks: Whether photos have fewer than 200 track observations on average.
 
         Returns:
-            Iterations in increasing order; empty if refinement would start after the training.
+            Iterations in increasing order; empty if refinement would start after training.
         """
         start, interval, earliest = self.start, self.interval, 1
         if few_tracks:

@@ -73,7 +73,7 @@ def require_finite(values: Mapping[str, Any]) -> None:
         if isinstance(value, Tensor) and GAUSSIANS not in name and not bool(value.isfinite().all()):
             raise NopeSplatError(
                 "damaged-checkpoint",
-                f"{name} in the checkpoint contains NaN or infinity, because the training diverged or the"
+                f"{name} in the checkpoint contains NaN or infinity, because training diverged or the"
                 " file is damaged; load an earlier checkpoint or train again",
             )
 
@@ -103,6 +103,6 @@ def require_cameras(optimizer: NopeCameraOptimizer) -> None:
     ):
         raise NopeSplatError(
             "damaged-checkpoint",
-            "the cameras in the checkpoint are impossible, because the training diverged or the file is"
+            "the cameras in the checkpoint are impossible, because training diverged or the file is"
             " damaged; load an earlier checkpoint or train again",
         )

@@ -85,7 +85,7 @@ def last_checkpoint(folder: Path) -> Path:
     checkpoints = find_checkpoints(folder)
     if not checkpoints:
         raise NopeSplatError(
-            "missing-file", f"there is no checkpoint in {folder}; let the training run until it saves one"
+            "missing-file", f"there is no checkpoint in {folder}; let training run until it saves one"
         )
     if not is_intact(checkpoints[0]):
         raise NopeSplatError(
@@ -157,14 +157,14 @@ def writing_to_run(run: Path) -> Iterator[None]:
 
 
 def missing_run(run: Path) -> NopeSplatError:
-    """Create the error for a run whose folder, or a file in the folder, was removed during the training.
+    """Create the error for a run whose folder, or a file in the folder, was removed during training.
 
     Args:
         run: The run's folder.
     """
     return NopeSplatError(
         "missing-file",
-        f"files in {run} were removed or renamed during the training; run the same command again",
+        f"files in {run} were removed or renamed during training; run the same command again",
     )
 
 
@@ -220,7 +220,7 @@ def report_mismatch() -> Iterator[None]:
         raise NopeSplatError(
             "checkpoint-mismatch",
             f"the checkpoint does not match this version or the current settings ({reason[:200]}); use the"
-            " version and settings it was saved with, or start a new training with --resume never",
+            " version and settings it was saved with, or start a new training run with --resume never",
         ) from error
 
 

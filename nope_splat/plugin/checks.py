@@ -1,4 +1,4 @@
-"""Check for contradictory settings before a training starts."""
+"""Check for contradictory settings before a training run starts."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from nope_splat.sfm.initialization.monocular_depth import MonocularDepthInitiali
 
 
 def check_contradictions(run: TrainerConfig, pipeline: NopePipelineConfig, resumed: bool) -> None:
-    """Check for settings of a training that contradict each other or would have no effect.
+    """Check for settings of a training run that contradict each other or would have no effect.
 
     Args:
-        run: Configuration of the training.
-        pipeline: Configuration of data and model of the training.
-        resumed: Whether the training resumes an interrupted training.
+        run: Configuration of the training run.
+        pipeline: Configuration of data and model of the training run.
+        resumed: Whether the training run resumes an interrupted training run.
 
     Raises:
         NopeSplatError: For the first contradiction; the message says how to resolve it.

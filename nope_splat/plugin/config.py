@@ -51,7 +51,7 @@ def paper_pipeline() -> NopePipelineConfig:
     Cameras are initialized from monocular depth and a field of view of 60 degrees. Gaussians are initialized
     at the track points and stay tied to them. Adam optimizes cameras and Gaussians with the photometric, 2D
     track, 3D track and scale losses. In addition to the published method, this configuration supports several
-    cameras, held-out images and resuming a training.
+    cameras, held-out images and resuming a training run.
     """
     sfm = SfmOptions(
         mapper=MapperOptions(refine_principal_point=False, refine_extra_params=False),

@@ -40,7 +40,7 @@ class OptimizedCameras(NamedTuple):
 
 @dataclass
 class NopeDataManagerConfig(FullImageDatamanagerConfig):
-    """Options of the data manager, which provides images and cameras to the training."""
+    """Options of the data manager, which provides images and cameras to the training run."""
 
     _target: type = field(default_factory=lambda: NopeDataManager)
     dataparser: NopeDataParserConfig = field(default_factory=NopeDataParserConfig)

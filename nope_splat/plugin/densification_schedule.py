@@ -1,4 +1,4 @@
-"""Options of densification, and their conversion to gsplat's strategy for a training of a given length."""
+"""Options of densification, and their conversion to gsplat's strategy for a number of iterations."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from nope_splat.utils.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE
 class DensificationConfig:
     """Options of densification. Where Splatfacto has the same option, its name is used.
 
-    Options whose names end with `fraction` are times or intervals, as fractions of the training.
+    Options whose names end with `fraction` are times or intervals, as fractions of the training run.
     """
 
     start_fraction: Annotated[float, NOT_NEGATIVE] = 0.017
-    """Fraction of the training after which densification and pruning start."""
+    """Fraction of the training run after which densification and pruning start."""
     stop_fraction: Annotated[float, NOT_NEGATIVE] = 0.5
-    """Fraction of the training after which densification and pruning stop; the number of Gaussians is then
-    constant."""
+    """Fraction of the training run after which densification and pruning stop; the number of Gaussians is
+    then constant."""
     refine_every: Annotated[int, COUNT] = 100
     """Number of iterations between two densification steps; smaller values densify more often."""
     densify_grad_thresh: Annotated[float, NOT_NEGATIVE] = 0.0008
@@ -48,19 +48,19 @@ class DensificationConfig:
     # Training on a CPU is too short for opacity resets, which would remove large Gaussians. Therefore large
     # Gaussians are split until densification stops; otherwise they occlude views beyond the training cameras.
     stop_screen_size_fraction: Annotated[float | Auto, NOT_NEGATIVE, ByDevice(cuda=0.13, cpu=0.5)] = "auto"
-    """Fraction of the training after which split-screen-size and cull-screen-size have no effect; "auto" is
-    0.13 on a GPU and 0.5 on a CPU."""
+    """Fraction of the training run after which split-screen-size and cull-screen-size have no effect; "auto"
+    is 0.13 on a GPU and 0.5 on a CPU."""
     reset_alpha_fraction: Annotated[float | Auto, NOT_NEGATIVE, ByDevice(cuda=0.1, cpu=0.0)] = "auto"
-    """Interval between two opacity resets, as a fraction of the training; 0 disables opacity resets. "auto"
-    is 0.1 on a GPU and 0 on a CPU."""
+    """Interval between two opacity resets, as a fraction of the training run; 0 disables opacity resets.
+    "auto" is 0.1 on a GPU and 0 on a CPU."""
 
     def strategy(
         self, num_iterations: int, num_views: int, num_fixed: int, max_gaussians: int
     ) -> CappedStrategy:
-        """Create the densification strategy for one training.
+        """Create the densification strategy for one training run.
 
         Args:
-            num_iterations: Length of the training in iterations.
+            num_iterations: Total number of training iterations.
             num_views: Number of training images. After an opacity reset, densification pauses for
                 `num_views + refine_every` iterations.
             num_fixed: Number of Gaussians tied to track points. These Gaussians are never split, cloned,

@@ -14,9 +14,10 @@ the interval between records is doubled."""
 
 
 class History(nn.Module):
-    """Metrics of the training, recorded every 10 iterations, or less often in long trainings.
+    """Metrics of the training run, recorded every 10 iterations, or less often in long training runs.
 
-    `History` is a torch module, so that checkpoints contain the records and a resumed training adds to them.
+    `History` is a torch module, so that checkpoints contain the records and a resumed training run adds to
+    them.
     """
 
     def __init__(self) -> None:

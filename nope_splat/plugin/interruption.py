@@ -1,4 +1,4 @@
-"""Handling of Ctrl-C (SIGINT) during a training."""
+"""Handling of Ctrl-C (SIGINT) during training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class DeferredInterruption:
     """Handler of Ctrl-C (SIGINT) that requests an interruption after the current iteration.
 
     After Ctrl-C, `is_requested` is True. The training loop then raises `Interruption` before the next
-    iteration, when the state of the training is consistent.
+    iteration, when the state of the training run is consistent.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class DeferredInterruption:
     def deferred(self, training_state: Callable[[], str]) -> Iterator[None]:
         """Handle Ctrl-C within a `with` block.
 
-        The first Ctrl-C during the training raises nothing; it only sets `is_requested`.
+        The first Ctrl-C during training raises nothing; it only sets `is_requested`.
 
         Args:
             training_state: Function that returns nerfstudio's training state: "training", "paused" or
@@ -39,8 +39,8 @@ class DeferredInterruption:
             Nothing.
 
         Raises:
-            Interruption: If Ctrl-C is pressed while the training is paused.
-            KeyboardInterrupt: If Ctrl-C is pressed for the second time, or after the training is completed.
+            Interruption: If Ctrl-C is pressed while the training run is paused.
+            KeyboardInterrupt: If Ctrl-C is pressed for the second time, or after training is completed.
         """
         self.is_requested = False
 

@@ -1,6 +1,6 @@
 """Default learning rates of all parameter groups, for training on a GPU or on a CPU.
 
-The learning rates of Gaussians on a GPU are those of Splatfacto. Trainings on a CPU are shorter and use
+The learning rates of Gaussians on a GPU are those of Splatfacto. Training runs on a CPU are shorter and use
 higher learning rates for means, scales and rotations, and lower learning rates for opacities.
 """
 
@@ -20,7 +20,7 @@ class FusedAdamConfig(AdamOptimizerConfig):
     """Options of the Adam optimizer of a parameter group."""
 
     lr: float | Auto = "auto"  # pyright: ignore[reportIncompatibleVariableOverride] (a float before setup)
-    """Learning rate at the start of the training or, with a warm-up, at the end of the warm-up. "auto" is a
+    """Learning rate at the start of training or, with a warm-up, at the end of the warm-up. "auto" is a
     default that depends on the training device."""
     eps: float = 1e-15
     """Constant added to Adam's denominator for numerical stability."""
@@ -32,12 +32,11 @@ class Rates(NamedTuple):
     """Default learning rates of a parameter group; a rate that depends on the device is a `ByDevice`."""
 
     initial: float | ByDevice
-    """Learning rate at the start of the training or, with a warm-up, at the end of the warm-up."""
+    """Learning rate at the start of training or, with a warm-up, at the end of the warm-up."""
     final: float | ByDevice | None = None
-    """Learning rate at the end of the training, after exponential decay; None for a constant learning
-    rate."""
+    """Learning rate at the end of training, after exponential decay; None for a constant learning rate."""
     warmup: float = 0.0
-    """Fraction of the training during which the learning rate rises from zero; 0 for no warm-up."""
+    """Fraction of the training run during which the learning rate rises from zero; 0 for no warm-up."""
 
 
 GAUSSIAN_RATES = {

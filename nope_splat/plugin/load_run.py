@@ -26,11 +26,11 @@ class LoadedRun:
     path: Path
     """Path of the run's `config.yml`."""
     config: NopeTrainerConfig
-    """Configuration of the training."""
+    """Configuration of the training run."""
     pipeline: NopePipeline
     """Data and model, with the state of the latest checkpoint."""
     step: int
-    """Iteration of the latest checkpoint; the first iteration of a training is 0."""
+    """Iteration of the latest checkpoint; the first iteration of a training run is 0."""
 
 
 def open_run(config: Path) -> LoadedRun:
@@ -52,7 +52,7 @@ def open_run(config: Path) -> LoadedRun:
         raise NopeSplatError(
             "unreadable-file",
             f"{config} is a training config of {loaded.method_name}, not of nope-splat; pass the config.yml"
-            " of a nope-splat training",
+            " of a nope-splat training run",
         )
     check_config(loaded, config)
     device = "cuda" if torch.cuda.is_available() else "cpu"  # the pipeline checks gsplat's kernels
@@ -66,7 +66,7 @@ def open_run(config: Path) -> LoadedRun:
 
 @torch.no_grad()
 def optimized_scene(pipeline: NopePipeline) -> Reconstruction:
-    """Return the reconstruction with the optimized cameras and track points of a training.
+    """Return the reconstruction with the optimized cameras and track points of a training run.
 
     Args:
         pipeline: Pipeline with the trained model.

@@ -127,7 +127,7 @@ class NopeSplatModel(SplatParameters):
         """Create the densification strategy, and return Splatfacto's training callbacks.
 
         Args:
-            attributes: Trainer, pipeline and optimizers of the training.
+            attributes: Trainer, pipeline and optimizers of the training run.
         """
         assert attributes.trainer is not None
         datamanager = attributes.pipeline.datamanager if attributes.pipeline else None

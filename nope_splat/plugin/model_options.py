@@ -16,7 +16,7 @@ from nope_splat.utils.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE
 
 @dataclass
 class NopeSplatModelOptions(ModelConfig):
-    """Options of the model. Intervals are given as fractions of the training length."""
+    """Options of the model. Intervals are fractions of the total number of iterations."""
 
     camera_optimizer: NopeCameraOptimizerConfig = field(
         default_factory=lambda: NopeCameraOptimizerConfig(mode="SE3")
@@ -62,8 +62,8 @@ class NopeSplatModelOptions(ModelConfig):
     sh_degree: Annotated[int, Interval(ge=0, le=3)] = 3
     """Maximum degree of the spherical harmonics; with 0, colors do not depend on the viewing direction."""
     sh_degree_interval_fraction: Annotated[float, POSITIVE] = 0.03
-    """Interval between two increases of the spherical harmonics degree, as a fraction of the training. The
-    degree starts at 0 and increases by one up to sh-degree."""
+    """Interval between two increases of the spherical harmonics degree, as a fraction of the training run.
+    The degree starts at 0 and increases by one up to sh-degree."""
     background_color: Literal["random", "black", "white"] = "random"
     """Color of pixels without Gaussians. "random" uses a new random color in each training iteration, and in
     evaluation the mean color of the initial Gaussians."""
@@ -71,11 +71,11 @@ class NopeSplatModelOptions(ModelConfig):
     """Rasterization mode. "antialiased" reduces artifacts in renderings at other resolutions than in
     training. However, most viewers assume "classic" and do not show the exported .ply file correctly."""
     num_downscales: Annotated[int | Auto, NOT_NEGATIVE, ByDevice(cuda=2, cpu=1)] = "auto"
-    """Number of times that width and height of the training images are halved for the start of the training;
-    0 trains at full training resolution from the start. "auto" is 2 on a GPU and 1 on a CPU."""
+    """Number of times that width and height of the training images are halved for the start of training; 0
+    trains at full training resolution from the start. "auto" is 2 on a GPU and 1 on a CPU."""
     resolution_schedule_fraction: Annotated[float, POSITIVE] = 0.1
     """Interval between two doublings of the width and height of the training images, as a fraction of the
-    training. The first size depends on num-downscales; the last is the full training resolution."""
+    training run. The first size depends on num-downscales; the last is the full training resolution."""
     max_gaussians: Annotated[int | Auto, COUNT, ByDevice(cuda=3_000_000, cpu=60_000)] = "auto"
     """Number of Gaussians at which densification stops adding Gaussians. "auto" is 3 000 000 on a GPU and
     60 000 on a CPU. If sh-degree is 3, densification also stops at one Gaussian per about 20 unmasked pixels

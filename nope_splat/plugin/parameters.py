@@ -120,7 +120,7 @@ class SplatParameters(SplatfactoModel):
         if not finite.any():
             raise NopeSplatError(
                 "damaged-checkpoint",
-                "all Gaussians in the checkpoint contain NaN or infinity, because the training diverged or"
+                "all Gaussians in the checkpoint contain NaN or infinity, because training diverged or"
                 " the file is damaged; load an earlier checkpoint or train again",
             )
         num_removed = int((~finite).sum())

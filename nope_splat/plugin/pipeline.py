@@ -129,7 +129,7 @@ class NopePipeline(VanillaPipeline):
         """Return the training callbacks of data manager, model, viewer panel and joint refinement.
 
         Args:
-            attributes: Trainer, pipeline and optimizers of the training.
+            attributes: Trainer, pipeline and optimizers of the training run.
         """
         location = [TrainingCallbackLocation.AFTER_TRAIN_ITERATION]
         panel = TrainingCallback(location, self.viewer_control.update, update_every_num_iters=50)
@@ -364,7 +364,7 @@ class NopePipeline(VanillaPipeline):
 
 
 def require_min_image_size(cameras: Cameras, num_downscales: int) -> None:
-    """Check that the downscaled images at the start of the training are at least as large as the SSIM window.
+    """Check that the downscaled images at the start of training are at least as large as the SSIM window.
 
     Args:
         cameras: Cameras of the training images, at full training resolution.

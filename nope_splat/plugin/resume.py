@@ -1,7 +1,7 @@
-"""Find the run that a training resumes, log why other runs are not resumed, and lock the folder of a run.
+"""Find the run that a training run resumes, log why other runs are not resumed, and lock the folder of a run.
 
-A run is one training in its own folder. All runs of an experiment have the same parent folder. A run is
-resumed if its settings and photos are the same as those of the new training (see `run_record`).
+Each training run has its own folder. All runs of an experiment have the same parent folder. A run is resumed
+if its settings and photos are the same as those of the new training run (see `run_record`).
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _reserved: dict[Path, FileLock] = {}
 
 @dataclass(frozen=True)
 class Origin:
-    """Identity of the training that saved a checkpoint."""
+    """Identity of the training run that saved a checkpoint."""
 
     training_id: str | None
-    """`RunRecord.id` of the training; None if unknown."""
+    """`RunRecord.id` of the training run; None if unknown."""
     held_out: list[str]
-    """Names of the photos that the training held out."""
+    """Names of the photos that were held out in the training run."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class SavedRun:
 
     @cached_property
     def latest_checkpoint(self) -> tuple[int, Origin]:
-        """Number of iterations in the latest loadable checkpoint, and the identity of its training.
+        """Number of iterations in the latest loadable checkpoint, and the identity of its training run.
 
         The number is 0 if no checkpoint can be loaded.
         """
@@ -91,7 +91,7 @@ class SavedRun:
 
     @property
     def max_num_iterations(self) -> int:
-        """Number of iterations after which the training is complete; 0 if unknown."""
+        """Number of iterations after which the training run is complete; 0 if unknown."""
         if self.record is not None:
             return self.record.max_num_iterations
         try:
@@ -103,7 +103,7 @@ class SavedRun:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the latest checkpoint contains all iterations of the training."""
+        """Whether the latest checkpoint contains all iterations of the training run."""
         return 0 < self.max_num_iterations <= self.num_iterations
 
     @property
@@ -112,12 +112,12 @@ class SavedRun:
         return self.record.number if self.record else 0, self.num_iterations, self.path.name
 
     def difference(self, record: RunRecord) -> str | None:
-        """Describe the first difference between this run and a training that is about to start.
+        """Describe the first difference between this run and a training run that is about to start.
 
         Photos are compared only if the run has a loadable checkpoint.
 
         Args:
-            record: Settings and photos of the training that is about to start.
+            record: Settings and photos of the training run that is about to start.
 
         Returns:
             Sentence without period; None if there is no difference.
@@ -130,24 +130,24 @@ class SavedRun:
             return None
         origin = self.latest_checkpoint[1]
         if origin.training_id != self.record.id:
-            return "its checkpoint belongs to another training"
+            return "its checkpoint belongs to another training run"
         return record.different_photo(self.record, origin.held_out)
 
 
 def find_resumable_run(runs: Iterable[SavedRun], record: RunRecord) -> SavedRun | None:
-    """Find the run that a training with given settings and photos resumes, and reserve its folder.
+    """Find the run that a training run with given settings and photos resumes, and reserve its folder.
 
     Only runs with the same settings and photos are considered. The result depends on the latest of these runs
     that has a checkpoint:
 
-    - If its training is incomplete, the result is this run.
-    - If its training is complete, repeating the command means a second training. The result is the latest run
+    - If this run is incomplete, it is the result.
+    - If this run is complete, repeating the command starts another training run. The result is the latest run
       that was started after the complete run and has no checkpoint.
     - If no run has a checkpoint, the result is the latest run.
 
     Args:
         runs: Runs that may be resumed.
-        record: Settings and photos of the training that is about to start.
+        record: Settings and photos of the training run that is about to start.
 
     Returns:
         The run. None if no run can be resumed, or if another process is training in the folder of the run.
@@ -177,7 +177,7 @@ def log_unfinished_runs(runs: Iterable[SavedRun], record: RunRecord, reason: str
 
     Args:
         runs: Runs that are not resumed. Complete runs and runs without a checkpoint are not logged.
-        record: Settings and photos of the training that is about to start.
+        record: Settings and photos of the training run that is about to start.
         reason: Reason to log if a run has the same settings and photos and no other process is training in
             its folder.
     """
@@ -188,18 +188,18 @@ def log_unfinished_runs(runs: Iterable[SavedRun], record: RunRecord, reason: str
         if why is None:
             why = "another process is training in this folder" if _is_locked(run.path) else reason
         logger.warning(
-            f"The unfinished training in {run.path} is not resumed after its {run.num_iterations} iterations:"
-            f" {why}."
+            f"The unfinished training run in {run.path} is not resumed after its {run.num_iterations}"
+            f" iterations: {why}."
         )
     if len(unfinished) > MAX_NAMED_RUNS:
-        logger.warning(f"{len(unfinished) - MAX_NAMED_RUNS} other unfinished trainings are not resumed.")
+        logger.warning(f"{len(unfinished) - MAX_NAMED_RUNS} other unfinished training runs are not resumed.")
 
 
 def choose_run(config: TrainerConfig, resume: str) -> SavedRun | None:
-    """Choose the run that a training resumes, reserve its folder, and log other unfinished runs.
+    """Choose the run that a training run resumes, reserve its folder, and log other unfinished runs.
 
     Args:
-        config: Configuration of the training. If the option `timestamp` names a run, only this run can be
+        config: Configuration of the training run. If the option `timestamp` names a run, only this run can be
             resumed.
         resume: Value of the option `resume`, "auto" or "never".
 
@@ -234,9 +234,9 @@ def start_run(config: TrainerConfig, resumes: bool) -> None:
     """Lock the folder of a run, and write its record and `config.yml`.
 
     Args:
-        config: Configuration of the training.
-        resumes: Whether the training resumes an earlier training in the same folder. If True, the record of
-            the earlier training is kept.
+        config: Configuration of the training run.
+        resumes: Whether the training run resumes an earlier training run in the same folder. If True, the
+            record of the earlier training run is kept.
 
     Raises:
         NopeSplatError: If another process is training in the folder; in this case nothing is written.

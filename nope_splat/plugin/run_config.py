@@ -50,7 +50,7 @@ def relocate(config: TrainerConfig, run: Path) -> None:
     """Change the output and cache folders in a configuration to match the current folder of its run.
 
     Args:
-        config: Configuration of a nope-splat training; changed in place.
+        config: Configuration of a nope-splat training run; changed in place.
         run: Current folder of the run, an absolute path.
     """
     if config.get_base_dir().absolute() == run:

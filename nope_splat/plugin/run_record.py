@@ -1,8 +1,8 @@
-"""Records that identify a training by its settings and photos, independently of folders and dates.
+"""Records that identify a training run by its settings and photos, independently of folders and dates.
 
-The record is written to the run's folder before the training starts, and the ID of the record is saved in
-every checkpoint. A training is therefore recognized after its outputs or photos were moved or copied, and a
-checkpoint of an older training in the same folder is detected.
+The record is written to the run's folder before training starts, and the ID of the record is saved in every
+checkpoint. A training run is therefore recognized after its outputs or photos were moved or copied, and a
+checkpoint of an older training run in the same folder is detected.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ UNRECORDED_SETTINGS = frozenset(
         "vis",
     }
 )
-"""Fields of the configuration that do not affect the result of a training and are therefore not recorded."""
+"""Fields of the configuration that do not affect the result of a training run and are therefore not
+recorded."""
 FILES_PREFIX = "files "
 """Prefix of the recorded value of a setting that is a path. The prefix is followed by a hash of the content,
 since files are compared by content."""
@@ -51,7 +52,7 @@ since files are compared by content."""
 
 @dataclass(frozen=True)
 class RunRecord:
-    """Settings and photos that identify a training."""
+    """Settings and photos that identify a training run."""
 
     settings: Mapping[str, str]
     """Values of the settings as text, by path in the configuration, such as `pipeline.model.sh_degree`."""
@@ -63,10 +64,10 @@ class RunRecord:
 
     @classmethod
     def of(cls, config: Any, data: Path) -> RunRecord:
-        """Create the record of a training that is about to start.
+        """Create the record of a training run that is about to start.
 
         Args:
-            config: Configuration of the training, in which "auto" has been replaced.
+            config: Configuration of the training run, in which "auto" has been replaced.
             data: Folder of the photos.
         """
         return cls(dict(flat_settings(config)), folder_hashes(data))
@@ -113,24 +114,24 @@ class RunRecord:
 
     @property
     def id(self) -> str:
-        """SHA-256 hash of settings and photos in hexadecimal digits, which identifies the training."""
+        """SHA-256 hash of settings and photos in hexadecimal digits, which identifies the training run."""
         return hashlib.sha256(json.dumps([self.settings, self.photos], sort_keys=True).encode()).hexdigest()
 
     @property
     def max_num_iterations(self) -> int:
-        """Number of iterations of the whole training; 0 if unknown."""
+        """Total number of iterations of the training run; 0 if unknown."""
         text = self.settings.get("max_num_iterations", "")
         return int(text) if text.isdecimal() else 0
 
     def different_setting(self, other: RunRecord) -> str | None:
-        """Describe the alphabetically first setting that differs between this and an earlier training.
+        """Describe the alphabetically first setting that differs between this and an earlier training run.
 
         Args:
-            other: Record of the earlier training.
+            other: Record of the earlier training run.
 
         Returns:
-            Sentence without period, such as "pipeline.model.sh-degree was 3 in the earlier training and is 2
-            now"; None if all settings are the same.
+            Sentence without period, such as "pipeline.model.sh-degree was 3 in the earlier run and is 2 now";
+            None if all settings are the same.
         """
         for name in sorted(self.settings.keys() | other.settings.keys()):
             value, other_value = self.settings.get(name), other.settings.get(name)
@@ -139,21 +140,21 @@ class RunRecord:
             # The names of command line options omit `sfm`.
             option = name.replace("dataparser.sfm.", "dataparser.").replace("_", "-")
             if value is None or other_value is None:
-                only = "this training" if other_value is None else "the earlier training"
+                only = "this run" if other_value is None else "the earlier run"
                 return f"{option} is set only in {only}"
             if value.startswith(FILES_PREFIX) and other_value.startswith(FILES_PREFIX):
                 return f"the files of {option} are not the same"
-            return f"{option} was {_short(other_value)} in the earlier training and is {_short(value)} now"
+            return f"{option} was {_short(other_value)} in the earlier run and is {_short(value)} now"
         return None
 
     def different_photo(self, other: RunRecord, held_out: Collection[str] = ()) -> str | None:
-        """Describe a photo that was added, removed or changed since an earlier training.
+        """Describe a photo that was added, removed or changed since an earlier training run.
 
         If there are several, the alphabetically first is described.
 
         Args:
-            other: Record of the earlier training.
-            held_out: Names of the photos that the earlier training held out. Changes of their content are
+            other: Record of the earlier training run.
+            held_out: Names of the photos that were held out in the earlier run. Changes of their content are
                 ignored, because the model is not trained on held-out photos.
 
         Returns:
@@ -169,7 +170,7 @@ class RunRecord:
 
 
 def flat_settings(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """List the settings in a configuration that affect the result of a training.
+    """List the settings in a configuration that affect the result of a training run.
 
     Args:
         value: The configuration, or a part of the configuration.

@@ -1,4 +1,4 @@
-"""Read the `config.yml` of a training without executing code from the file.
+"""Read the `config.yml` of a training run without executing code from the file.
 
 nerfstudio's commands use a YAML loader that calls any function named in the file. The loader in this module
 constructs only objects of the types that occur in configurations.
@@ -101,7 +101,7 @@ def _refuse(name: str, mark: Any) -> NoReturn:
 
 
 def read_config(path: Path) -> TrainerConfig:
-    """Read the configuration of a training without executing code from the file.
+    """Read the configuration of a training run without executing code from the file.
 
     Args:
         path: Path of a `config.yml` written by `ns-train`.

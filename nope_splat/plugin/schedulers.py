@@ -1,4 +1,4 @@
-"""Learning rate schedules that scale with the length of the training."""
+"""Learning rate schedules that scale with the number of training iterations."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class DecayConfig(SchedulerConfig):
 
     _target: type = field(default_factory=lambda: Decay)
     lr_final: float | Auto = 1e-6
-    """Learning rate at the end of the training; "auto" is a default that depends on the training device."""
+    """Learning rate at the end of training; "auto" is a default that depends on the training device."""
     warmup: float = 0.0
-    """Fraction of the training during which the learning rate rises from zero to its initial value; 0 for no
-    warm-up."""
+    """Fraction of the training run during which the learning rate rises from zero to its initial value; 0 for
+    no warm-up."""
     num_iterations: tyro.conf.Suppress[int] = 30000
-    """Length of the training in iterations; set by the trainer."""
+    """Total number of training iterations; set by the trainer."""
 
 
 class Decay(Scheduler):

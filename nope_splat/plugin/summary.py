@@ -1,4 +1,4 @@
-"""Tables that summarize a reconstruction and a training, for terminal, viewer and report."""
+"""Tables that summarize a reconstruction and a training run, for terminal, viewer and report."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def reconstruction_rows(scene: Reconstruction) -> Rows:
 
 
 def training_rows(model: NopeSplatModel, data: NopeDataManager) -> Rows:
-    """Summarize a training: number of Gaussians, changes of cameras and errors, PSNR of held-out images.
+    """Summarize a training run: number of Gaussians, changes of cameras and errors, PSNR of held-out images.
 
     The changes are those of intrinsics, mean reprojection error and poses, relative to the reconstruction.
 

@@ -1,4 +1,4 @@
-"""The trainer: output folders, interruption and resumption of trainings, and checkpoints."""
+"""The trainer: output folders, interruption and resumption of training runs, and checkpoints."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ ITERATIONS_PER_IMAGE = 100
 """Default number of iterations per image on a CPU. With half as many iterations, large image sets lose
 details; with more iterations, small image sets are overfitted."""
 MIN_ITERATIONS, MAX_ITERATIONS = 500, 30_000
-"""Smallest and largest training length, in iterations, for the value "auto"; a GPU uses the largest."""
+"""Smallest and largest number of iterations for the value "auto"; a GPU uses the largest."""
 
 
 @dataclass
@@ -69,7 +69,7 @@ class NopeMachineConfig(MachineConfig):
 
 @dataclass
 class NopeTrainerConfig(TrainerConfig):
-    """Configuration of a training."""
+    """Configuration of a training run."""
 
     _target: type = field(default_factory=lambda: NopeTrainer)
     pipeline: NopePipelineConfig = field(default_factory=NopePipelineConfig)
@@ -78,8 +78,8 @@ class NopeTrainerConfig(TrainerConfig):
     """Options of the training device."""
     # `set_timestamp` replaces "auto".
     max_num_iterations: Annotated[int | Auto, COUNT] = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]
-    """Length of the training in iterations, including those of a loaded checkpoint. "auto" is 30 000 on a
-    GPU; on a CPU it is 100 per image in the folder, at least 500 and at most 30 000."""
+    """Total number of iterations, including those already completed in a loaded checkpoint. "auto" is 30 000
+    on a GPU; on a CPU it is 100 per image in the folder, at least 500 and at most 30 000."""
     steps_per_save: Annotated[int | Auto, COUNT, ByDevice(cuda=2_000, cpu=500)] = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]
     """Number of iterations between two checkpoints; "auto" is 2000 on a GPU and 500 on a CPU."""
     # Each evaluation first aligns the poses of held-out images, which takes about a second per image.
@@ -90,7 +90,7 @@ class NopeTrainerConfig(TrainerConfig):
     """Number of iterations between two evaluations on all held-out images; 0 disables these evaluations.
     "auto" is 10 000 on a GPU and 0 on a CPU."""
     resume: Literal["auto", "never"] = "auto"
-    """Whether to resume an interrupted training. "auto" resumes the last run with the same settings and
+    """Whether to resume an interrupted training run. "auto" resumes the last run with the same settings and
     photos if this run is unfinished; "never" always starts a new run."""
     run_dir: tyro.conf.Suppress[Path | None] = None
     """Folder of a run that was moved. None to use the folder that follows from output_dir, experiment_name,
@@ -165,7 +165,7 @@ class NopeTrainerConfig(TrainerConfig):
 
     @property
     def resumes(self) -> bool:
-        """Whether this training resumes an interrupted training in the same folder."""
+        """Whether this training run resumes an interrupted training run in the same folder."""
         return self.load_dir is not None and self.load_dir == self.get_checkpoint_dir()
 
     def save_config(self) -> None:
@@ -192,10 +192,12 @@ class NopeTrainerConfig(TrainerConfig):
 
 
 class NopeTrainer(Trainer):
-    """nerfstudio's trainer with resumable trainings. Learning rate schedules scale with the training length.
+    """nerfstudio's trainer with resumable training runs.
+
+    Learning rate schedules scale with the number of iterations.
 
     Args:
-        config: Configuration of the training.
+        config: Configuration of the training run.
         local_rank: Rank of this process among the processes on its machine.
         world_size: Number of processes.
 
@@ -216,14 +218,14 @@ class NopeTrainer(Trainer):
         self._training_id = record.id if record else ""
 
     def setup_optimizers(self) -> Optimizers:
-        """Set the training length in the learning rate schedules, and create the optimizers."""
+        """Set the total number of iterations in the learning rate schedules, and create the optimizers."""
         for group in self.config.optimizers.values():
             if isinstance(group["scheduler"], DecayConfig):
                 group["scheduler"].num_iterations = self.config.max_num_iterations
         return super().setup_optimizers()
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
-        """Set up the training, and print a summary of the reconstruction.
+        """Set up the training run, and print a summary of the reconstruction.
 
         Args:
             test_mode: Mode of nerfstudio's trainer; "val" for training.
@@ -242,7 +244,7 @@ class NopeTrainer(Trainer):
         CONSOLE.print(table("Reconstruction", reconstruction_rows(scene)))
 
     def _load_checkpoint(self) -> None:
-        """Load the checkpoint from which the training continues, if there is one."""
+        """Load the checkpoint from which the training run continues, if there is one."""
         config, path = self.config, self.config.load_checkpoint
         if config.resumes:
             path = last_intact_checkpoint(self.checkpoint_dir)
@@ -254,7 +256,7 @@ class NopeTrainer(Trainer):
         if config.resumes:
             reason = self._difference(state)
             if reason is not None:
-                logger.warning(f"Restarting the training in {self.base_dir} because {reason}.")
+                logger.warning(f"Restarting the training run in {self.base_dir} because {reason}.")
                 state = None
         if state is None:
             return
@@ -269,7 +271,7 @@ class NopeTrainer(Trainer):
         self._saved_state = state.get("continuation")  # `setup` restores it once callbacks exist
         logger.info(
             f"Resuming after {self._start_step} of {config.max_num_iterations} iterations, from {path}"
-            + ("; to start a new training, pass --resume never." if config.resumes else ".")
+            + ("; to start a new training run, pass --resume never." if config.resumes else ".")
         )
 
     def _difference(self, state: dict[str, Any] | None) -> str | None:
@@ -277,7 +279,7 @@ class NopeTrainer(Trainer):
         if state is None:
             return "no checkpoint is intact"
         if state.get("training_id") != self._training_id:
-            return "its checkpoint belongs to another training"
+            return "its checkpoint belongs to another training run"
         difference = self.pipeline.difference(state["pipeline"])
         return None if difference is None else f"the {difference} changed"
 
@@ -306,11 +308,11 @@ class NopeTrainer(Trainer):
         return loss, losses, metrics
 
     def train(self) -> None:
-        """Run the training up to its length, starting after the iterations of the loaded checkpoint.
+        """Train until the total number of iterations is reached, including those of a loaded checkpoint.
 
         Raises:
             NopeSplatError: If the checkpoint already contains all iterations.
-            SystemExit: With status 130, if the training is interrupted by Ctrl-C.
+            SystemExit: With status 130, if training is interrupted by Ctrl-C.
         """
         length, done = resolved(self.config.max_num_iterations), self._start_step
         if done >= length:
@@ -334,10 +336,10 @@ class NopeTrainer(Trainer):
             self._release()
 
     def _release(self) -> None:
-        """Release log writers, viewer and folder lock, so that this process can run another training."""
+        """Release log writers, viewer and folder lock, so that this process can run another training run."""
         for event_writer in writer.EVENT_WRITERS:
             if isinstance(event_writer, writer.TensorboardWriter):
-                # Closing fails again if the training ended because of a full disk.
+                # Closing fails again if training ended because of a full disk.
                 with suppress(NopeSplatError), writing_to_run(self.base_dir):
                     event_writer.tb_writer.close()
         writer.EVENT_WRITERS.clear()  # they would also log the next training
@@ -347,7 +349,7 @@ class NopeTrainer(Trainer):
             self._lock.release()
 
     def _log_resume_command(self, length: int) -> None:
-        """Log the command that resumes this training; `length` is the training length in iterations."""
+        """Log the command that resumes this training run; `length` is the total number of iterations."""
         checkpoints = find_checkpoints(self.checkpoint_dir)
         if not checkpoints:
             logger.info("Interrupted before the first checkpoint was saved.")
@@ -360,7 +362,7 @@ class NopeTrainer(Trainer):
 
     @check_main_thread
     def save_checkpoint(self, step: int) -> None:
-        """Save a checkpoint of the training atomically; after a failure, earlier checkpoints are intact.
+        """Save a checkpoint of the training run atomically; after a failure, earlier checkpoints are intact.
 
         Args:
             step: Current iteration.

@@ -1,7 +1,7 @@
 """Training state that checkpoints contain beyond the parameters and optimizers saved by nerfstudio.
 
 This state includes random number generators, lists of the images not yet used in the current epoch, and
-densification statistics. With this state, a training that is resumed on a CPU ends with bit-identical
+densification statistics. With this state, a training run that is resumed on a CPU ends with bit-identical
 Gaussians.
 """
 

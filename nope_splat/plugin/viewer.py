@@ -78,7 +78,7 @@ class Renderers(dict[int, Any]):
 
     If a browser disconnects while its camera moves, nerfstudio still looks up the renderer of this browser
     while holding viser's lock. Without the placeholder, the `KeyError` would leave the lock held, and the
-    training would deadlock.
+    training run would deadlock.
     """
 
     def __missing__(self, client_id: int) -> DisconnectedRenderer:
@@ -112,7 +112,7 @@ class NopeViewerControl(ViewerControl):
 
     def __init__(self, pipeline: ViewedPipeline) -> None:
         restrict_viewers()  # before a viewer can be opened
-        # A weak reference, because viser's threads refer to this object even after the training.
+        # A weak reference, because viser's threads refer to this object even after training.
         self._pipeline: ViewedPipeline = weakref.proxy(pipeline)
         self._ready = False
         self._drawn_focals: dict[int, float] = {}
@@ -140,14 +140,14 @@ class NopeViewerControl(ViewerControl):
             gui.add_markdown(_images(self._pipeline.datamanager.dataparser.scene))
         self._show_points.on_update(lambda _: self._locked(self._draw_points))
         self._show_held_out.on_update(lambda _: self._locked(self._draw_cameras))
-        # Use a separate thread, since viser holds a lock in callbacks for which the training may be waiting.
+        # Use a separate thread, since viser holds a lock in callbacks for which training may be waiting.
         self.viser_server.on_client_connect(
             lambda client: threading.Thread(target=self._on_connect, args=[client], daemon=True).start()
         )
         self._ready = True
 
     def show_cameras(self) -> None:
-        """Draw all cameras before the training starts, since the first iteration may block drawing."""
+        """Draw all cameras before training starts, since the first iteration may block drawing."""
         if self._ready:
             self._draw_cameras()
 
@@ -216,7 +216,7 @@ class NopeViewerControl(ViewerControl):
         return "  \n".join(f"**{name}:** {value}" for name, value in lines.items())
 
     def _stage(self) -> str:
-        """Describe the stage of the training, such as "refinement, iteration 600 of 1000"."""
+        """Describe the stage of training, such as "refinement, iteration 600 of 1000"."""
         model, config = self._pipeline.model, self._pipeline.model.config
         iteration = model.step + 1
         if self._pipeline.test_mode != "val" or iteration >= model.num_iterations:

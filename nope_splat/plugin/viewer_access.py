@@ -95,17 +95,17 @@ def _wrap_constructor(viewer_class: Any) -> None:
 def listening_host(config: ViewerConfig, in_training: bool) -> str:
     """Choose the network address on which a viewer listens.
 
-    In a training, this package sets the default of `config.websocket_host`. In `ns-viewer`, the default is
-    that of nerfstudio, which listens on all addresses; only the command line shows whether the user has
+    In a training run, this package sets the default of `config.websocket_host`. In `ns-viewer`, the default
+    is that of nerfstudio, which listens on all addresses; only the command line shows whether the user has
     chosen this value.
 
     Args:
         config: Options of the viewer.
-        in_training: Whether the viewer belongs to a training.
+        in_training: Whether the viewer belongs to a training run.
 
     Returns:
-        `config.websocket_host` in a training. In `ns-viewer`, `config.websocket_host` if the user has chosen
-        it, and the loopback address if not.
+        `config.websocket_host` in a training run. In `ns-viewer`, `config.websocket_host` if the user has
+        chosen it, and the loopback address if not.
     """
     chosen = any(argument.replace("_", "-").startswith(HOST_OPTION) for argument in sys.argv)
     if in_training or chosen or config.websocket_host != ViewerConfig().websocket_host:
@@ -131,7 +131,7 @@ def log_address(host: str, port: int, url: str, shared: bool) -> None:
         return
     logger.warning(
         f"The viewer on port {port} of {host} is open to {'the internet' if shared else 'the network'}"
-        " without a password: anyone who connects can see the photos, control the training and, with this"
+        " without a password: anyone who connects can see the photos, control training and, with this"
         " version of viser, possibly read your other files. To view it privately, set"
         f" {HOST_OPTION} to {LOOPBACK}, leave out --viewer.make-share-url, and run"
         f" {tunnel} on the other machine."

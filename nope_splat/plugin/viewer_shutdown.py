@@ -1,4 +1,4 @@
-"""Stop nerfstudio's viewer at the end of a training, and release its memory."""
+"""Stop nerfstudio's viewer at the end of a training run, and release its memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def stop_viewer(viewer: Viewer) -> None:
 
     After viser's `stop`, the daemon thread of its event loop still refers to the viewer. Therefore the
     viewer's references to pipeline and trainer are removed, so that their memory is free for another training
-    in this process.
+    run in this process.
 
     Args:
         viewer: The viewer, which cannot be used afterwards.

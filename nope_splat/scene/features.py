@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class MaskEffect:
-    """Number of keypoints that the mask of an image leaves and hides."""
+    """Numbers of keypoints in the used and in the hidden area of the mask of an image."""
 
     num_used: int
     """Number of keypoints in the used area, before the strongest ones were selected."""
@@ -38,7 +38,8 @@ class Keypoints:
     image_size: tuple[int, int] | None = None
     """Width and height of the full-resolution image in pixels; None if unknown."""
     mask_effect: MaskEffect | None = None
-    """Number of keypoints that the mask of the image hides; None without a mask or if unknown."""
+    """Numbers of keypoints in the used and in the hidden area of the mask; None without a mask or if
+    unknown."""
 
     def noise_or_ones(self) -> NDArray[np.floating]:
         """Return `noise`, or ones if it is None. (K,)."""

@@ -71,8 +71,8 @@ class Doubts:
     repetition: float
     """1 if a pattern repeats within most images, otherwise 0."""
     similar_views: float
-    """Fraction of redundant images: 1 minus the ratio of the number of different views to the number of
-    registered images."""
+    """Fraction of redundant images: 1 minus the ratio of the number of distinct viewpoints to the number of
+    registered images. Nearly identical views count as one viewpoint."""
     focal_valley: float
     """1 if other focal lengths explain the observations as well as the estimated focal length does; near 0 if
     they explain the observations much worse."""

@@ -1,4 +1,4 @@
-"""Assignment of images to cameras by size, folder and EXIF data, and the focal lengths that EXIF states."""
+"""Assignment of images to cameras by size, folder and EXIF data, and focal lengths from EXIF data."""
 
 from __future__ import annotations
 

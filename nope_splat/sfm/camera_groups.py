@@ -15,9 +15,9 @@ from nope_splat.matching import Keypoints
 class CameraGroups:
     """Size, camera and pixel unit of each image.
 
-    SfM measures image coordinates in *pixels at keypoint resolution*: pixels of the image after scaling it to
-    the size at which keypoints were detected. All images of a camera have the same size, up to a rotation by
-    90 degrees, and therefore the same keypoint resolution.
+    SfM measures image coordinates in *pixels at keypoint detection resolution*: pixels of the image after
+    scaling it to the size at which keypoints were detected. All images of a camera have the same size, up to
+    a rotation by 90 degrees, and therefore the same keypoint detection resolution.
     """
 
     sizes: NDArray[np.int64]
@@ -25,13 +25,16 @@ class CameraGroups:
     camera_ids: NDArray[np.int64]
     """Index of the camera (set of intrinsics) of each image. (N,)."""
     pixel_sizes: NDArray[np.floating]
-    """Side of a pixel at keypoint resolution, in full-resolution pixels, for each image. (N,)."""
+    """Side of a pixel at keypoint detection resolution, in full-resolution pixels, for each image. (N,)."""
 
     @classmethod
     def from_keypoints(
         cls, sizes: NDArray[np.int64], camera_ids: NDArray[np.int64], keypoints: Sequence[Keypoints]
     ) -> CameraGroups:
-        """Create the groups; the keypoint resolution of a camera is the lowest among its images.
+        """Create the groups from image sizes, camera indices and keypoints.
+
+        The keypoint detection resolution of an image is the size to which the image was scaled to detect
+        keypoints. If it differs between the images of a camera, the lowest is used for all of them.
 
         Args:
             sizes: Width and height of each image at full resolution, in pixels. (N, 2).
@@ -49,14 +52,14 @@ class CameraGroups:
 
     @property
     def longer_sides(self) -> NDArray[np.floating]:
-        """Longer image side of each camera, in pixels at keypoint resolution. (K,)."""
+        """Longer image side of each camera, in pixels at keypoint detection resolution. (K,)."""
         sides = np.zeros(self.num_cameras)
         np.maximum.at(sides, self.camera_ids, self.sizes.max(axis=1) / self.pixel_sizes)
         return sides
 
     @property
     def camera_pixel_sizes(self) -> NDArray[np.floating]:
-        """Side of a pixel at keypoint resolution, in full-resolution pixels, for each camera. (K,)."""
+        """Pixel side at keypoint detection resolution, in full-resolution pixels, for each camera. (K,)."""
         pixel_sizes = np.ones(self.num_cameras)
         pixel_sizes[self.camera_ids] = self.pixel_sizes
         return pixel_sizes
@@ -64,13 +67,13 @@ class CameraGroups:
     def to_centered(
         self, xy: NDArray[np.floating], image_ids: NDArray[np.int64] | int
     ) -> NDArray[np.floating]:
-        """Convert full-resolution pixels to pixels at keypoint resolution, relative to the image center.
+        """Convert full-resolution pixels to centered pixels at keypoint detection resolution.
 
         Args:
             xy: Full-resolution pixel coordinates. (n, 2).
             image_ids: Image of each row of `xy`, or one image for all rows. (n,) or ().
 
         Returns:
-            Coordinates relative to the image center, in pixels at keypoint resolution. (n, 2).
+            Coordinates relative to the image center, in pixels at keypoint detection resolution. (n, 2).
         """
         return (xy - self.sizes[image_ids] / 2) / self.pixel_sizes[image_ids, None]

@@ -33,9 +33,10 @@ class PairRays:
     """Undistorted viewing rays of the matched keypoints in the first and in the second image, in the
     coordinates of the respective camera, scaled to z = 1. (M, 3) each."""
     focals: tuple[float, float]
-    """Focal lengths of the first and of the second camera, in pixels at keypoint resolution."""
+    """Focal lengths of the first and of the second camera, in pixels at keypoint detection resolution."""
     max_error: float
-    """Maximum error of a match that agrees with a relative pose, in pixels at keypoint resolution."""
+    """Maximum error of a match that agrees with a relative pose, in pixels at keypoint detection
+    resolution."""
     options: RelativePoseOptions
     """Options for estimating the relative pose from the matches."""
 
@@ -83,11 +84,11 @@ def match_errors(
         T_second_first: Transform from the first to the second camera (OpenCV axes). (4, 4).
         rays_first: Viewing rays in the coordinates of the first camera, scaled to z = 1. (M, 3).
         rays_second: Viewing rays in the coordinates of the second camera, scaled to z = 1. (M, 3).
-        focal_first: Focal length of the first camera, in pixels at keypoint resolution.
-        focal_second: Focal length of the second camera, in pixels at keypoint resolution.
+        focal_first: Focal length of the first camera, in pixels at keypoint detection resolution.
+        focal_second: Focal length of the second camera, in pixels at keypoint detection resolution.
 
     Returns:
-        Error of each match, in pixels at keypoint resolution. (M,).
+        Error of each match, in pixels at keypoint detection resolution. (M,).
     """
     errors = sampson_errors(
         rays_first, rays_second, essential_matrix(T_second_first), focal_first, focal_second

@@ -21,8 +21,8 @@ class IntrinsicsPriorOptions:
     pointmaps, it is the upper limit of this standard deviation. The prior keeps the focal length near its
     initial value if the photos do not determine it, and is too weak to matter otherwise."""
     exif_log_focal_sigma: Annotated[float, POSITIVE] = 0.1
-    """Standard deviation of the natural logarithm of a focal length that EXIF data state. It covers values
-    rounded to whole millimeters, crops by the camera, and focusing."""
+    """Standard deviation of the natural logarithm of a focal length from EXIF data. It covers values rounded
+    to whole millimeters, crops by the camera, and focusing."""
     principal_point_sigma_ratio: Annotated[float, POSITIVE] = 0.02
     """Standard deviation of the principal point from the photo center, as a fraction of the longer side.
     Lenses are centered to about one percent of the sensor; twice that allows for stabilized lenses."""
@@ -74,8 +74,8 @@ class DegeneracyOptions:
     camera motion counts as pure rotation if also at least this fraction are inliers of rotations. In scenes
     with depth, homographies explain at most 0.8 of the matches, even if one wall dominates."""
     max_error: Annotated[float, POSITIVE] = 4.0
-    """Maximum transfer error of an inlier match of a rotation, in pixels at keypoint resolution; the same
-    value as for homographies in geometric verification."""
+    """Maximum transfer error of an inlier match of a rotation, in pixels of the image in which keypoints are
+    detected; the same value as for homographies in geometric verification."""
     max_num_pairs: Annotated[int, COUNT] = 50
     """Maximum number of pairs tested for pure rotation; the pairs with the most matches are tested."""
     max_num_matches: Annotated[int, COUNT] = 200
@@ -91,7 +91,7 @@ class TwoViewPoseOptions:
     """Estimation of the relative poses of verified pairs."""
 
     max_epipolar_error: Annotated[float, POSITIVE] = 2.0
-    """Maximum epipolar error of an inlier match, in pixels at keypoint resolution."""
+    """Maximum epipolar error of an inlier match, in pixels of the image in which keypoints are detected."""
     min_num_inliers: Annotated[int, Ge(5)] = 15
     """Minimum number of inlier matches of a relative pose; pairs with fewer are not used for registration."""
 
@@ -101,8 +101,8 @@ class GlobalRefinementOptions:
     """Final refinement of all poses, points and intrinsics."""
 
     filter_max_reproj_errors: tuple[float, ...] = (8.0, 4.0, 2.5)
-    """Maximum reprojection error of an observation in each round of refinement, in pixels at keypoint
-    resolution; observations with a larger error are removed."""
+    """Maximum reprojection error of an observation in each round of refinement, in pixels of the image in
+    which keypoints are detected; observations with a larger error are removed."""
     ba_tolerance: Annotated[float, POSITIVE] = 1e-3
     """Minimum decrease of the cost per step, as a fraction of the cost; after a smaller decrease, bundle
     adjustment stops. The last bundle adjustment uses a smaller value."""
@@ -128,8 +128,9 @@ class GlobalRefinementOptions:
     divided by the focal length. If the uncertainty is larger, there is a warning. If in addition the scene is
     planar or `initial_focal` is set, the cameras are computed again with a fixed focal length."""
     min_distortion: Annotated[float, POSITIVE] = 0.1
-    """Minimum displacement by radial distortion, in pixels at keypoint resolution. If no pixel is displaced
-    by more, the distortion is set to zero, because many tools do not support distortion."""
+    """Minimum displacement by radial distortion, in pixels of the image in which keypoints are detected. If
+    no pixel is displaced by more, the distortion is set to zero, because many tools do not support
+    distortion."""
 
 
 @dataclass(frozen=True)
@@ -143,8 +144,9 @@ class KnownCamerasOptions:
     """Maximum number of matches per pair that are compared with the known cameras; if a pair has more, only
     every n-th match is used."""
     max_error: Annotated[float, POSITIVE] = 2.0
-    """Maximum Sampson error of a match that agrees with two known cameras, in pixels at keypoint resolution.
-    The limit is this number of pixels or `max_error_ratio` of the longer side, whichever is larger."""
+    """Maximum Sampson error of a match that agrees with two known cameras, in pixels of the image in which
+    keypoints are detected. The limit is this number of pixels or `max_error_ratio` of the longer side,
+    whichever is larger."""
     max_error_ratio: Annotated[float, POSITIVE] = 0.005
     """Maximum Sampson error of a match that agrees with two known cameras, as a fraction of the longer
     image side. The limit is `max_error` pixels or this fraction, whichever is larger."""
@@ -204,17 +206,17 @@ class MapperOptions:
     determine it, and whose photos are all in portrait or all in landscape format."""
     refine_extra_params: bool | None = True
     """Whether to refine the radial distortion of each camera whose photos determine it. None: refine it only
-    if the refinement also reduces the noise of the observations by at least a fifth."""
+    if the refinement also reduces the noise of the observations by at least 20 %."""
     ba_device: Literal["cpu", "cuda"] = "cpu"
     """Device for bundle adjustment; a GPU is faster only for hundreds of photos."""
     re_max_epipolar_error: Suppress[Annotated[float, POSITIVE]] = 4.0
     """Maximum Sampson error of a match used in retriangulation, and maximum reprojection error of an
-    observation there, in pixels at keypoint resolution. It is larger than in matching, because poses are not
-    final yet."""
+    observation there, in pixels of the image in which keypoints are detected. It is larger than in matching,
+    because poses are not final yet."""
     coarse_max_reproj_error_ratios: Suppress[tuple[float, ...]] = (0.05, 0.01)
     """Maximum reprojection error of an observation in each of the first bundle adjustments after
-    initialization by depth maps, pointmaps or known cameras, as a fraction of the longer side. Large values
-    allow for a focal length that is wrong by a tenth."""
+    initialization by depth maps, pointmaps or known cameras, as a fraction of the longer side. The large
+    values allow for an initial focal length that is off by about 10 %."""
     intrinsics_prior: Suppress[IntrinsicsPriorOptions] = field(default_factory=IntrinsicsPriorOptions)
     """Priors on the intrinsics in bundle adjustment."""
     focal: Suppress[FocalEstimationOptions] = field(default_factory=FocalEstimationOptions)

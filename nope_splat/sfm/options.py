@@ -45,9 +45,9 @@ class SfmOptions:
     """Source of the monocular depth maps."""
     camera_per: CameraPer = "lens"
     """Which photos share a camera, that is, focal length, principal point and distortion. "lens": photos of
-    the same size, where portrait and landscape format count as the same, whose EXIF data state the same
-    camera, lens and focal length, or nothing. "folder": photos of the same size in the same folder. "size":
-    photos of the same size."""
+    the same size (in portrait or landscape format) that have the same camera, lens and focal length in their
+    EXIF data, or none there. "folder": photos of the same size in the same folder. "size": photos of the same
+    size."""
     invert_masks: bool = False
     """Whether to ignore the white areas of masks instead of the black areas."""
     initial_focal: Annotated[float | None, POSITIVE] = None

@@ -129,7 +129,7 @@ class SfmProblem:
     def centered_keypoints(self) -> list[Array]:
         """Keypoints of each image relative to the image center. (K, 2) each.
 
-        The unit is pixels at keypoint resolution.
+        The unit is pixels at keypoint detection resolution.
         """
         return [
             self.camera_groups.to_centered(keypoints.xy, image_id)
@@ -140,7 +140,7 @@ class SfmProblem:
     def initial_focals(self) -> Array | None:
         """Focal length given by the user, for each camera; None if not given. (K,).
 
-        The unit is pixels at keypoint resolution.
+        The unit is pixels at keypoint detection resolution.
         """
         if self.priors.initial_focal is None:
             return None
@@ -167,9 +167,10 @@ class SfmProblem:
 
     @cached_property
     def exif_focals(self) -> Array:
-        """Focal length of each camera according to EXIF data, in pixels at keypoint resolution. (K,).
+        """Focal length of each camera according to EXIF data. (K,).
 
-        NaN where EXIF data do not determine it, with known cameras, and if the user gave a focal length.
+        The unit is pixels at keypoint detection resolution. The value is NaN if EXIF data do not determine
+        it, if there are known cameras, or if the user gave a focal length.
         """
         focals, pixel_sizes = self.priors.exif_focals, self.camera_groups.camera_pixel_sizes
         is_given = self.priors.known_cameras is not None or self.priors.initial_focal is not None
@@ -180,7 +181,7 @@ class SfmProblem:
 
         Args:
             default: Mean of the weak prior of cameras without pointmaps and EXIF data, in pixels at keypoint
-                resolution. (K,).
+                detection resolution. (K,).
         """
         sigmas = self.options.intrinsics_prior
         mean, sigma = default, np.full(len(default), sigmas.log_focal_sigma)
@@ -195,7 +196,7 @@ class SfmProblem:
         """Estimate the relative pose of each pair.
 
         Args:
-            focals: Focal length of each camera, in pixels at keypoint resolution. (K,).
+            focals: Focal length of each camera, in pixels at keypoint detection resolution. (K,).
 
         Returns:
             Relative poses and inlier matches by pair; pairs with too few inliers are omitted.
@@ -210,7 +211,7 @@ class SfmProblem:
 
         Args:
             tracks: Tracks in full-resolution pixels.
-            focals: Focal length of each camera, in pixels at keypoint resolution. (K,).
+            focals: Focal length of each camera, in pixels at keypoint detection resolution. (K,).
         """
         return SfmState.from_tracks(
             tracks,

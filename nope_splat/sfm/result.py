@@ -82,7 +82,7 @@ def full_resolution_cameras(
         state: The refined state.
         camera_groups: Image sizes, and camera of each image.
         min_distortion: If radial distortion displaces all pixels by less than this value, in pixels at
-            keypoint resolution, the distortion is set to zero.
+            keypoint detection resolution, the distortion is set to zero.
     """
     cameras = []
     for camera_id, pixel_size in enumerate(camera_groups.camera_pixel_sizes.tolist()):

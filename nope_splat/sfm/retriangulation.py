@@ -64,11 +64,11 @@ def epipolar_errors(
     Args:
         state: State in which both images have a pose.
         centered_keypoints: Keypoints of each image relative to the image center, in pixels at keypoint
-            resolution. (K, 2) each.
+            detection resolution. (K, 2) each.
         pair: Matches of the two images.
 
     Returns:
-        Error of each match, in pixels at keypoint resolution. (M,).
+        Error of each match, in pixels at keypoint detection resolution. (M,).
     """
     first = state.rays(centered_keypoints[pair.first][pair.indices[:, 0]], pair.first)
     second = state.rays(centered_keypoints[pair.second][pair.indices[:, 1]], pair.second)

@@ -23,14 +23,14 @@ from nope_splat.sfm.pose_estimation import PoselibCamera, poselib_camera
 from nope_splat.utils.typing import Array, Indices, Mask
 
 MIN_SIGMA = 0.01
-"""Minimum standard deviation of an observation, in pixels at keypoint resolution."""
+"""Minimum standard deviation of an observation, in pixels at keypoint detection resolution."""
 
 
 class FocalPrior(NamedTuple):
     """Gaussian prior on the logarithm of each camera's focal length."""
 
     mean: Array
-    """Focal length at the mean of each camera's prior, in pixels at keypoint resolution. (K,)."""
+    """Focal length at the mean of each camera's prior, in pixels at keypoint detection resolution. (K,)."""
     sigma: Array
     """Standard deviations of the natural logarithm of the focal lengths. (K,)."""
 
@@ -40,8 +40,9 @@ class SfmState:
     """Mutable state of SfM: poses, intrinsics, points and observations.
 
     There are N images, K cameras (sets of intrinsics that images share), T tracks and O observations. Image
-    coordinates and thresholds are in *pixels at keypoint resolution*: pixels of the image after scaling it to
-    the size at which keypoints were detected. Image coordinates are relative to the image center.
+    coordinates and thresholds are in *pixels at keypoint detection resolution*: pixels of the image after
+    scaling it to the size at which keypoints were detected. Image coordinates are relative to the image
+    center.
     """
 
     track_ids: Indices
@@ -51,24 +52,28 @@ class SfmState:
     keypoint_ids: Indices
     """Index of each observation's keypoint among the keypoints of its image. (O,)."""
     xy: Array
-    """Observed image coordinates relative to the image center, in pixels at keypoint resolution. (O, 2)."""
+    """Observed image coordinates relative to the image center, in pixels at keypoint detection resolution.
+    (O, 2)."""
     sigma: Array
     """Standard deviation of the x and of the y coordinate of each observation, in pixels at keypoint
-    resolution. Only ratios between observations are meaningful before `estimate_noise`. (O,)."""
+    detection resolution. Only ratios between observations are meaningful before `estimate_noise`. (O,)."""
     half_size: Array
-    """Half the width and half the height of each image, in pixels at keypoint resolution. (N, 2)."""
+    """Half the width and half the height of each image, in pixels at keypoint detection resolution. (N,
+    2)."""
     camera_ids: Indices
     """Index of the camera (set of intrinsics) of each image. (N,)."""
     focal: Array
-    """Focal length of each camera, in pixels at keypoint resolution. (K,)."""
+    """Focal length of each camera, in pixels at keypoint detection resolution. (K,)."""
     initial_focal: Array
-    """Focal length of each camera before bundle adjustment, in pixels at keypoint resolution. (K,)."""
+    """Focal length of each camera before bundle adjustment, in pixels at keypoint detection resolution.
+    (K,)."""
     focal_prior: FocalPrior
     """Prior on the focal lengths in bundle adjustment."""
     fix_focal: bool
     """Whether bundle adjustment keeps the focal lengths fixed, because the images do not determine them."""
     offset: Array
-    """Principal point minus image center of each camera, in pixels at keypoint resolution. (K, 2)."""
+    """Principal point minus image center of each camera, in pixels at keypoint detection resolution. (K,
+    2)."""
     radial: Array
     """Radial distortion k1 and k2 of each camera (see `SharedPinhole`). (K, 2)."""
     T_camera_world: Array
@@ -99,7 +104,7 @@ class SfmState:
         Args:
             tracks: Tracks in full-resolution pixels.
             camera_groups: Image sizes, and camera of each image.
-            focal: Focal length of each camera, in pixels at keypoint resolution. (K,).
+            focal: Focal length of each camera, in pixels at keypoint detection resolution. (K,).
             fix_focal: Whether bundle adjustment keeps the focal lengths fixed.
             focal_prior: Prior on the focal lengths; by default a weak prior with mean `focal`.
             intrinsics_prior: Standard deviations of the priors on the intrinsics.
@@ -164,12 +169,15 @@ class SfmState:
 
     @property
     def longer_sides(self) -> Array:
-        """Longest image side of each camera, in pixels at keypoint resolution. (K,)."""
+        """Longest image side of each camera, in pixels at keypoint detection resolution. (K,)."""
         return 2 * self._largest(self.half_size.max(axis=1))
 
     @property
     def offset_sigma(self) -> Array:
-        """Standard deviation of each principal point's prior, in pixels at keypoint resolution. (K,)."""
+        """Standard deviation of each principal point's prior. (K,).
+
+        The unit is pixels at keypoint detection resolution.
+        """
         return self.intrinsics_prior.principal_point_sigma_ratio * self.longer_sides
 
     @property
@@ -196,7 +204,8 @@ class SfmState:
         """Compute the viewing rays of pixels.
 
         Args:
-            xy: Image coordinates relative to the image center, in pixels at keypoint resolution. (n, 2).
+            xy: Image coordinates relative to the image center, in pixels at keypoint detection resolution.
+                (n, 2).
             image_ids: Image of each pixel, or one image for all pixels. (n,) or ().
 
         Returns:
@@ -217,7 +226,7 @@ class SfmState:
             rows: Indices of observations of triangulated tracks. (n,).
 
         Returns:
-            Errors in pixels at keypoint resolution; infinite for points behind the camera. (n,).
+            Errors in pixels at keypoint detection resolution; infinite for points behind the camera. (n,).
         """
         points_camera = transform(
             self.T_camera_world[self.image_ids[rows]], self.points[self.track_ids[rows]]
@@ -232,7 +241,7 @@ class SfmState:
             rows: Index of the observation of each point. (n,).
 
         Returns:
-            Errors in pixels at keypoint resolution; infinite for points behind the camera. (n,).
+            Errors in pixels at keypoint detection resolution; infinite for points behind the camera. (n,).
         """
         camera = self.camera_ids[self.image_ids[rows]]
         return project_errors(
@@ -240,7 +249,7 @@ class SfmState:
         )
 
     def visible_observations(self) -> Indices:
-        """Return the indices of observations that triangulated tracks have in unregistered images. (n,)."""
+        """Return the indices of observations in unregistered images whose tracks are triangulated. (n,)."""
         return np.flatnonzero(self.has_point[self.track_ids] & ~self.registered[self.image_ids])
 
     def noise(self, rows: Indices, min_num_samples: int = 50) -> float:

@@ -1,4 +1,4 @@
-"""Input of SfM: the problem of all training images, and the cameras that the user gives."""
+"""Input of SfM: the matches of all training images, and known cameras given by the user."""
 
 from __future__ import annotations
 

@@ -58,7 +58,8 @@ def triangulate(state: SfmState, max_error: float, min_angle: float, tracks: Mas
 
     Args:
         state: State with poses; changed in place.
-        max_error: Maximum reprojection error of an inlier observation, in pixels at keypoint resolution.
+        max_error: Maximum reprojection error of an inlier observation, in pixels at keypoint detection
+            resolution.
         min_angle: Minimum angle between the two rays of a candidate, in degrees.
         tracks: Whether to triangulate each track, which replaces its current point; by default, tracks
             without a point are triangulated. (T,).
@@ -134,7 +135,8 @@ def complete_tracks(state: SfmState, max_error: float) -> None:
 
     Args:
         state: State with poses and points; changed in place.
-        max_error: Maximum reprojection error of an inlier observation, in pixels at keypoint resolution.
+        max_error: Maximum reprojection error of an inlier observation, in pixels at keypoint detection
+            resolution.
     """
     rows = np.flatnonzero(
         state.registered[state.image_ids] & state.has_point[state.track_ids] & ~state.inlier
@@ -147,7 +149,7 @@ def filter_observations(state: SfmState, max_error: float, min_angle: float) -> 
 
     Args:
         state: State with poses and points; changed in place.
-        max_error: Maximum reprojection error of an observation, in pixels at keypoint resolution.
+        max_error: Maximum reprojection error of an observation, in pixels at keypoint detection resolution.
         min_angle: Minimum triangulation angle of a point, in degrees.
     """
     rows = np.flatnonzero(state.inlier)

@@ -67,9 +67,9 @@ def relative_poses(
 
     Args:
         centered_keypoints: Keypoints of each image relative to the image center, in pixels at keypoint
-            resolution. (K, 2) each.
+            detection resolution. (K, 2) each.
         pairs: Verified matches of each image pair.
-        focals: Focal length of each image, in pixels at keypoint resolution. (N,).
+        focals: Focal length of each image, in pixels at keypoint detection resolution. (N,).
         seed: Random seed of RANSAC.
         options: Maximum epipolar error, and minimum number of inliers.
 

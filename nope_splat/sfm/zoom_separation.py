@@ -1,4 +1,4 @@
-"""Separation of images of the same size, but of different focal lengths, into several cameras."""
+"""Separation of images that share a camera, but have different focal lengths, into several cameras."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ def separate_zooms(
 ) -> SfmProblem | None:
     """Split cameras whose images do not fit one focal length.
 
-    The images of a camera are sorted by the focal lengths that bundle adjustment with separate intrinsics
-    finds (see `camera_profile`), and split at the largest ratio between neighbors. Images without a pose are
-    assigned by the focal length that fits their fundamental matrices to images with a pose.
+    The images of a camera are sorted by their focal lengths from bundle adjustment with separate intrinsics
+    (see `camera_profile`), and split at the largest ratio between neighbors. Images without a pose are
+    assigned by their focal lengths, estimated from the fundamental matrices of their pairs with registered
+    images.
 
     Args:
         state: The refined state.

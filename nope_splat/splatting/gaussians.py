@@ -126,7 +126,8 @@ def concatenate(layers: list[ParameterDict]) -> ParameterDict:
     """Concatenate the parameters of several sets of Gaussians, in order.
 
     Args:
-        layers: Optimized parameters of at least one set; the keys are the names in `PARAMETERS`.
+        layers: Trainable parameters of each set of Gaussians (at least one); the keys are the names in
+            `PARAMETERS`.
 
     Returns:
         Parameters of the Gaussians of all sets, with the same keys.

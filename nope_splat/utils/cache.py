@@ -55,7 +55,7 @@ def read_only_caches() -> Iterator[None]:
         _not_stored.reset(token)
         for folder in sorted(folders):
             logger.info(
-                f"Results missing from {folder} are not stored there, because only trainings write to a"
+                f"Results missing from {folder} are not stored there, because only training runs write to a"
                 " cache."
             )
 

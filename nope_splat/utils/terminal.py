@@ -57,7 +57,7 @@ class ConsoleHandler(logging.Handler):
 
 
 def show_messages() -> None:
-    """From now on, print the package's log messages on stderr; repeated calls have no further effect.
+    """Enable printing of the package's log messages on stderr; repeated calls have no further effect.
 
     The warnings that image decoders print about damaged images are silenced, because the log messages report
     these images with their file names.
@@ -92,7 +92,7 @@ def _silence_decoders() -> None:
 
 
 def set_up_terminal() -> None:
-    """From now on, print log messages, and an uncaught `NopeSplatError` as one line without a traceback.
+    """Enable printing of log messages, and print an uncaught `NopeSplatError` as one line, without traceback.
 
     Use this function in programs that do not catch `NopeSplatError`, such as those of nerfstudio. After an
     uncaught error, Python exits with status 1. Uncaught exceptions of other types go to the previous

@@ -1,4 +1,4 @@
-"""Read cameras of other programs: COLMAP, nerfstudio, RealityScan, Metashape, OpenSfM and Polycam.
+"""Read camera files of COLMAP, nerfstudio, RealityScan, Metashape, OpenSfM and Polycam.
 
 Each format has a module that converts a file to `CameraEntry` objects; `read` detects the format, converts
 lenses and pixels, and assigns cameras to images.

@@ -1,4 +1,4 @@
-"""Lenses of COLMAP's camera models."""
+"""Convert COLMAP cameras to lenses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Values = Sequence[float]
 
 
 def _rad_tan_thin_prism(values: Values) -> dict[str, object]:
-    """Arguments of `Lens` for RAD_TAN_THIN_PRISM_FISHEYE: k0 to k5, p0, p1 and s0 to s3."""
+    """Convert k0 to k5, p0, p1, s0 to s3 of RAD_TAN_THIN_PRISM_FISHEYE to arguments of `Lens`."""
     return {
         "projection": "equidistant",
         "radial": tuple(values[:6]),
@@ -22,7 +22,7 @@ def _rad_tan_thin_prism(values: Values) -> dict[str, object]:
 
 
 def _thin_prism(values: Values) -> dict[str, object]:
-    """Arguments of `Lens` for THIN_PRISM_FISHEYE: k1, k2, p1, p2, k3, k4, sx1, sy1."""
+    """Convert k1, k2, p1, p2, k3, k4, sx1, sy1 of THIN_PRISM_FISHEYE to arguments of `Lens`."""
     k1, k2, p1, p2, k3, k4, sx1, sy1 = values
     return {
         "projection": "equidistant",
@@ -33,28 +33,28 @@ def _thin_prism(values: Values) -> dict[str, object]:
 
 
 def _full_opencv(values: Values) -> dict[str, object]:
-    """Arguments of `Lens` for FULL_OPENCV: k1, k2, p1, p2, k3, k4, k5, k6."""
+    """Convert k1, k2, p1, p2, k3, k4, k5, k6 of FULL_OPENCV to arguments of `Lens`."""
     k1, k2, p1, p2, k3, *denominator = values
     return {"radial": (k1, k2, k3), "denominator": tuple(denominator), "tangential": (p1, p2)}
 
 
 def _radial(values: Values) -> dict[str, object]:
-    """Arguments of `Lens` for perspective models with radial distortion only."""
+    """Convert radial distortion of perspective models to arguments of `Lens`."""
     return {"radial": tuple(values)}
 
 
 def _fisheye(values: Values) -> dict[str, object]:
-    """Arguments of `Lens` for fisheye models with radial distortion only."""
+    """Convert radial distortion of fisheye models to arguments of `Lens`."""
     return {"projection": "equidistant", "radial": tuple(values)}
 
 
 def _fov(values: Values) -> dict[str, object]:
-    """Arguments of `Lens` for FOV: omega. With omega = 0, the model is a pinhole camera."""
+    """Convert omega of FOV to arguments of `Lens`; with omega = 0, the lens is a pinhole camera."""
     return {"projection": "fov", "shape": tuple(values)} if values[0] else {}
 
 
 def _division(values: Values) -> dict[str, object]:
-    """Arguments of `Lens` for SIMPLE_DIVISION and DIVISION: k."""
+    """Convert k of SIMPLE_DIVISION and DIVISION to arguments of `Lens`."""
     return {"projection": "division", "shape": tuple(values)}
 
 
@@ -78,7 +78,7 @@ MODELS: dict[str, Callable[[Values], dict[str, object]]] = {
     "EUCM": lambda values: {"projection": "eucm", "shape": tuple(values)},
 }
 """Functions that convert the parameters of a model, without focal lengths and principal point, to arguments
-of `Lens`. EQUIRECTANGULAR is missing: no pinhole camera shows a whole sphere."""
+of `Lens`. EQUIRECTANGULAR is missing, because a pinhole camera cannot show a whole sphere."""
 
 
 def colmap_lens(model: str, params: Values) -> Lens:

@@ -17,8 +17,8 @@ from nope_splat.io.colmap import ColmapCamera, ColmapImage, read_cameras
 logger = logging.getLogger(__name__)
 
 PARENTS = (".", "sparse", "colmap/sparse")
-"""Folders that may contain a COLMAP model, or models in subfolders with numbers, relative to the folder that
-the user passes."""
+"""Folders that may contain a COLMAP model, or models in numbered subfolders; relative to the folder that the
+user passes."""
 
 Model = tuple[dict[int, ColmapCamera], dict[int, ColmapImage]]
 
@@ -30,7 +30,8 @@ def find_models(folder: Path) -> list[Path]:
         folder: Folder with a model, or with models in `sparse`, `sparse/0`, `sparse/1` and so on.
 
     Returns:
-        Folders with `cameras.bin` or `cameras.txt`; several only if they are numbered. Empty without a model.
+        Folders that contain `cameras.bin` or `cameras.txt`; more than one only for numbered subfolders. Empty
+        if there is no model.
     """
     for parent in (folder / name for name in PARENTS):
         if _is_model(parent):
@@ -90,6 +91,6 @@ def model_entries(path: Path, model: Model) -> Iterator[CameraEntry]:
 
 
 def _lens(camera: ColmapCamera, size: Size) -> Lens:
-    """Return the lens of a camera for images of its size."""
+    """Return the lens of a COLMAP camera; the image size is not used."""
     del size
     return colmap_lens(camera.model, camera.params)

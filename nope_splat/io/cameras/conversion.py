@@ -1,4 +1,4 @@
-"""Convert camera entries to cameras of this package: lens and units."""
+"""Convert camera entries: approximate lenses by pinhole cameras, and divide lengths by the image size."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from nope_splat.io.decoding import IMAGE_SUFFIXES, open_image
 logger = logging.getLogger(__name__)
 
 MIN_REPORTED_ERROR = 0.1
-"""Smallest error of a fitted lens, in pixels, that is reported. Keypoints are less accurate."""
+"""Smallest error of a fitted lens, in pixels, that is reported. Smaller errors do not matter, because
+keypoints are less accurate."""
 
 
 class LensConverter:
@@ -36,14 +37,14 @@ class LensConverter:
         self._rms_error = 0.0
 
     def convert(self, entry: CameraEntry, size: Size) -> NamedCamera:
-        """Convert an entry.
+        """Convert a camera entry to a pinhole camera with radial distortion.
 
         Args:
             entry: The entry.
             size: Width and height, in pixels, of the image to which the camera refers.
 
         Returns:
-            The camera, for the pixels to which the entry refers.
+            The camera; like the entry, it refers to stored or to upright pixels.
 
         Raises:
             InvalidCamera: If the intrinsics are implausible.
@@ -87,19 +88,20 @@ class LensConverter:
 
 
 def find_image_size(path: Path, entry: CameraEntry) -> Size:
-    """Find the size of the image of an entry that does not contain it.
+    """Find the image size for a camera entry without `size`.
 
-    The image is searched next to the camera file, at the path that is its name, and in the folder `images`.
+    The image is searched in the folder of the camera file, at the path given by the image name, and by its
+    file name in the subfolder `images`.
 
     Args:
         path: The camera file.
         entry: The entry.
 
     Returns:
-        Width and height of the stored image in pixels.
+        Width and height of the stored image in pixels; the default size of the entry if no image is found.
 
     Raises:
-        InvalidCamera: If no image is found, and the intrinsics of the entry depend on its size.
+        InvalidCamera: If the image cannot be read, or if it is not found and the entry has no default size.
     """
     for file in _candidates(path.parent, entry.name):
         if file.is_file():

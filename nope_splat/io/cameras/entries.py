@@ -18,7 +18,7 @@ from nope_splat.utils.typing import Array
 
 @dataclass(frozen=True)
 class CameraEntry:
-    """Camera of one image in a file of another program."""
+    """Camera of one image as stored in a camera file."""
 
     name: str
     """Image name in the file: a path, a file name, or a file name without its ending."""
@@ -27,7 +27,8 @@ class CameraEntry:
     lens_for: Callable[[Size], Lens]
     """Function that returns the lens, in pixels of an image of the given width and height."""
     size: Size | None = None
-    """Width and height, in pixels, of the image to which the camera refers; None if the file does not say."""
+    """Width and height, in pixels, of the image to which the camera refers; None if the file does not contain
+    it."""
     default_size: Size | None = None
     """Size to assume if the size of the image cannot be found; None if the intrinsics depend on it."""
     is_upright: bool = False
@@ -90,7 +91,7 @@ def numbers(text: str | None, count: int) -> Array:
         The values. (count,).
 
     Raises:
-        InvalidCamera: If the text contains another number of values, or no numbers.
+        InvalidCamera: If the text does not contain `count` values, or a value is not a number.
     """
     values = np.array((text or "").split(), dtype=np.float64)
     if len(values) != count:

@@ -1,4 +1,4 @@
-"""Fit a pinhole camera with radial distortion k1 and k2 to lenses of other programs."""
+"""Approximate lens models of other programs by pinhole cameras with radial distortion k1 and k2."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from nope_splat.io.cameras.lenses import Lens, Size, UnsuitableLens
 from nope_splat.utils.typing import Array
 
 GRID = (17, 13)
-"""Number of columns and rows of pixels, over the whole image, at which lenses are compared."""
+"""Number of columns and rows of the grid of pixels, over the whole image, at which lenses are compared."""
 MIN_SHARE = 0.95
-"""Smallest fraction of these pixels whose ray must be less than 89 degrees from the optical axis."""
+"""A lens is fitted only if the rays of at least this fraction of the grid pixels (see `GRID`) are less than
+89 degrees from the optical axis."""
 MAX_ERROR = 0.01
-"""Largest error of a fitted lens at any of these pixels, as a fraction of the longer image side. Fisheye
-lenses with a diagonal field of view of up to 120 degrees are below it."""
+"""Largest error of a fitted lens at any pixel of the grid (see `GRID`), as a fraction of the longer image
+side. Fisheye lenses with a diagonal field of view of up to 120 degrees have smaller errors."""
 
 
 @dataclass(frozen=True)
@@ -31,19 +32,20 @@ class FittedLens:
     radial: tuple[float, float]
     """Radial distortion k1 and k2."""
     max_error: float
-    """Largest distance, in pixels, from the projection by the original lens."""
+    """Largest distance, in pixels, between the projections of a ray by this camera and by the lens."""
     rms_error: float
-    """Root mean square distance in pixels."""
+    """Root mean square distance, in pixels, between the projections of rays by this camera and by the
+    lens."""
 
 
 @lru_cache(maxsize=1024)
 def fit_lens(lens: Lens, size: Size) -> FittedLens:
-    """Find the pinhole camera with radial distortion that projects most like a lens.
+    """Approximate a lens by a pinhole camera with radial distortion.
 
-    Pinhole cameras with radial distortion k1, k2 are taken over exactly; their focal length is the mean of fx
-    and fy. For other lenses, focal length f, principal point c and distortion minimize the sum of squared
-    distances between projections of the rays of a grid of pixels. The unknowns f, f k1, f k2 and c are linear
-    in
+    If the lens is a pinhole camera with radial distortion k1, k2, these are kept, and the focal length is the
+    mean of fx and fy. For other lenses, focal length f, principal point c and distortion minimize the sum of
+    squared distances between the pixels of a grid and the projections of their rays. The unknowns f, f k1, f
+    k2 and c are linear in
 
         f p + f k1 s p + f k2 s^2 p + c = pixel,   s = |p|^2,
 
@@ -51,14 +53,14 @@ def fit_lens(lens: Lens, size: Size) -> FittedLens:
 
     Args:
         lens: The lens.
-        size: Width and height of its images in pixels.
+        size: Width and height of the images of the lens in pixels.
 
     Returns:
         The pinhole camera, and its errors.
 
     Raises:
-        UnsuitableLens: If the error exceeds `MAX_ERROR`, or the lens shows rays at nearly 90 degrees or more
-            from the optical axis.
+        UnsuitableLens: If the error exceeds `MAX_ERROR`, or too many pixels have a ray at 89 degrees or more
+            from the optical axis (see `MIN_SHARE`).
     """
     columns, rows = (np.linspace(0, side, count) for side, count in zip(size, GRID, strict=True))
     pixels = np.stack(np.meshgrid(columns, rows), axis=-1).reshape(-1, 2)

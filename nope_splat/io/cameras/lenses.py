@@ -1,11 +1,11 @@
-"""Lens models of other programs: how they project points in camera coordinates to pixels.
+"""Lens models used by other programs: how they project points in camera coordinates to pixels.
 
 Every model here is a projection of viewing rays to a plane, followed by polynomial distortion on that plane:
 
     pixel = A d(q(X)) + c,   A = [[fx, skew], [0, fy]].
 
 The projection q is perspective, a fisheye projection, or one of COLMAP's special models. The distortion d is
-the Brown-Conrady model with rational radial distortion and thin prism terms. All models of COLMAP,
+the Brown-Conrady model with rational radial distortion and thin prism terms. All lens models in COLMAP,
 nerfstudio, OpenSfM, RealityScan and Metashape have this form.
 """
 
@@ -26,7 +26,7 @@ Size = tuple[float, float]
 Projection = Literal["perspective", "equidistant", "equisolid", "fov", "division", "eucm"]
 """Projection of viewing rays to the plane on which distortion is applied."""
 SMALLEST_SINE = 1e-12
-"""Sines of angles to the optical axis below this value count as zero."""
+"""If the sine of the angle between a ray and the optical axis is below this value, it counts as zero."""
 CONTINUATION_STEPS = 8
 """Number of steps in which `Lens.unproject` moves from the principal point to each pixel."""
 NEWTON_STEPS = 6
@@ -56,12 +56,12 @@ class UnsuitableLens(ValueError):
     def __init__(
         self, model: str, reason: str = "its field of view is too large for a pinhole camera"
     ) -> None:
-        super().__init__(f"its model is {model[:40]}, and {reason}")
+        super().__init__(f"its camera model is {model[:40]}, and {reason}")
 
 
 @dataclass(frozen=True)
 class Lens:
-    """Lens of another program, in pixels of an image with the center of the first pixel at (0.5, 0.5)."""
+    """Lens model with its parameters, in pixels; the center of the first pixel is at (0.5, 0.5)."""
 
     model: str
     """Name of the model, for messages."""
@@ -82,7 +82,7 @@ class Lens:
     is_sequential: bool = False
     """Whether the tangential and thin prism terms are computed from radially distorted points."""
     skew: float = 0.0
-    """Pixels by which x grows per unit of the distorted y."""
+    """Change of the pixel column, in pixels, per unit of the distorted y coordinate on the plane."""
     projection: Projection = "perspective"
     """Projection of viewing rays to the plane."""
     shape: tuple[float, ...] = ()
@@ -90,7 +90,7 @@ class Lens:
 
     @property
     def is_radial_pinhole(self) -> bool:
-        """Whether the model is a pinhole camera with radial distortion k1, k2, apart from unequal focals."""
+        """Whether the lens is a pinhole camera with radial distortion k1, k2; fx and fy may differ."""
         others = (*self.radial[2:], *self.denominator, *self.tangential, *self.thin_prism, self.skew)
         return self.projection == "perspective" and not any(others)
 
@@ -111,8 +111,8 @@ class Lens:
     def unproject(self, xy: Array) -> tuple[Array, Mask]:
         """Compute the viewing rays of pixels by Newton's method.
 
-        The pixel is moved from the principal point to its place in several steps, so that the solution stays
-        on the innermost branch of distortion polynomials that are not monotonic.
+        The target moves from the principal point to the pixel in several steps, so that the solution stays on
+        the innermost branch of distortion polynomials that are not monotonic.
 
         Args:
             xy: Pixel coordinates, x then y. (n, 2).
@@ -195,8 +195,8 @@ class Lens:
 def _rays(angles: Array) -> Array:
     """Convert angles to unit rays. (n, 2) -> (n, 3).
 
-    The length of an angle is that between ray and optical axis, in radians; its direction is that in the
-    image.
+    The length of each row of `angles` is the angle between ray and optical axis, in radians; the direction of
+    the row is the direction of the ray in the image.
     """
     length = np.linalg.norm(angles, axis=1, keepdims=True)
     return np.concatenate([angles * np.sinc(length / np.pi), np.cos(length)], axis=1)

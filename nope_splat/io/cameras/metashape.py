@@ -1,10 +1,10 @@
-"""Read the camera files (XML) of Agisoft Metashape.
+"""Read Agisoft Metashape camera files (XML).
 
 Camera transforms take OpenCV camera axes to the coordinates of their component. The transforms of the
-components, or of the chunk, are similarity transforms to the world. A camera of a rig without its own
-transform has that of its master, followed by the pose of its sensor relative to the master's sensor.
-Distortion is that of Metashape's manual: its P1 and P2 are OpenCV's p2 and p1, and B1, B2 are affinity and
-skew.
+components, or of the chunk, are similarity transforms to the world. In a rig, a camera without a transform
+gets the transform of its master camera, composed with the pose of its sensor relative to the sensor of the
+master. Distortion is that of Metashape's manual: its P1 and P2 are OpenCV's p2 and p1, and B1, B2 are
+affinity and skew.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PROJECTIONS: dict[str, Projection] = {
     "fisheye": "equidistant",
     "equisolid_fisheye": "equisolid",
 }
-"""Projections by the type of a calibration."""
+"""Projection (see `Lens.projection`) by calibration type."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class _Chunk:
     groups: Mapping[str | None, str]
     """Label of the group of each camera that is in a group, by camera ID."""
     transforms: Mapping[str | None, Similarity]
-    """Similarity transform of each component to the world, by component ID; key None for that of the
-    chunk."""
+    """Similarity transform from each component to the world, by component ID; the key None is for the
+    transform of the chunk."""
 
 
 def parse_xml(content: bytes) -> Element:
@@ -70,7 +70,8 @@ def read_chunk(path: Path, root: Element) -> Iterator[CameraEntry]:
         root: Root of the XML document.
 
     Yields:
-        Camera entries. The name of a camera is its label, below the label of its group.
+        Camera entries. The image name is the label of the camera or, if the camera is in a group, the path
+        `group/label`.
 
     Raises:
         InvalidCamera: If the document contains no cameras.
@@ -193,9 +194,9 @@ def _read_calibration(sensor: Element) -> tuple[dict[str, str], Size, str]:
 
 
 def _lens(values: Mapping[str, str], kind: str, size: Size) -> Lens:
-    """Convert the parameters of a calibration to a lens for images of its size (width, height) in pixels."""
+    """Convert the parameters of a calibration to a lens for an image size (width, height) in pixels."""
     if kind not in PROJECTIONS:
-        raise UnsuitableLens(kind, "only frame and fisheye cameras can be converted")
+        raise UnsuitableLens(kind, "only the camera types frame and fisheye are supported")
     if not values:
         raise InvalidCamera("its sensor has no calibration")
     if "f" in values:

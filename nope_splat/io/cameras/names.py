@@ -10,7 +10,8 @@ from nope_splat.io.camera_checks import InvalidCamera
 from nope_splat.io.decoding import IMAGE_SUFFIXES
 
 IMAGE_ENDINGS = IMAGE_SUFFIXES | {".gif"}
-"""Endings that names of images have. Other endings, as in `frame.001`, belong to the name."""
+"""Endings of image file names, which are ignored when names are compared. Other endings, as in `frame.001`,
+belong to the name."""
 EXPORTED = re.compile(r"(?P<original>.+\.[^./_]+)(_\d+)?\.(png|jpg)", re.IGNORECASE)
 """Pattern of the file names of converted photos in exports: the name of the photo and `.png`, or `_1.png` and
 so on (see `nope_splat.io.image_export.exported_names`)."""
@@ -23,11 +24,11 @@ Paths = Mapping[str, tuple[str, ...]]
 def match_names(names: Collection[str], others: Collection[str]) -> dict[str, str]:
     """Match image names that may differ in folders, endings and separators.
 
-    Equal names match. The other names are compared, in this order, by their paths relative to the common
-    folder of all names, and by their last folders and file names, from all folders to none. File names are
-    first compared as they are, then by the names of the originals of exported photos (`a.heic.png` is
-    `a.heic`), and last without ending and without case (`a`, `a.jpg` and `A.JPG`). Names match only if no
-    other name on either side is equal in the same sense, so ambiguous names do not match.
+    Equal names match. The remaining names are compared in three rounds: with file names as they are; with
+    exported copies named like their originals (`a.heic.png` is `a.heic`); and without ending and case (`a`,
+    `a.jpg` and `A.JPG`). Each round first compares paths relative to the common folder of all names, and then
+    the ends of paths, from all folders down to the file name alone. Names match only if no other name on
+    either side fits equally well, so ambiguous names do not match.
 
     Args:
         names: Image names. Backslashes separate folders, as slashes do.
@@ -99,7 +100,7 @@ def file_name(name: str) -> str:
 
 
 def original_name(name: str) -> str:
-    """Return the file name of the photo of which an exported file is a converted copy.
+    """Return the file name of the original photo of an exported, converted copy.
 
     Args:
         name: File name, such as `a.heic.png`.
@@ -115,7 +116,7 @@ def original_name(name: str) -> str:
 
 
 def is_converted_copy(name: str, photo: str) -> bool:
-    """Check whether a name is that of an exported copy of a photo, which is upright (see `original_name`)."""
+    """Check whether a name belongs to an exported, upright copy of a photo (see `original_name`)."""
     last = file_name(name)
     return last != file_name(photo) and original_name(last) != last
 

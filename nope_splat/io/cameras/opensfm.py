@@ -1,7 +1,7 @@
-"""Read `reconstruction.json` of OpenSfM and OpenDroneMap.
+"""Read a `reconstruction.json` written by OpenSfM or OpenDroneMap.
 
-Rotations are rotation vectors from world to camera. Focal length and principal point are in units of the
-longer image side, the principal point relative to the image center.
+Rotations are stored as rotation vectors and take world axes to camera axes. Focal length and principal point
+are divided by the longer image side; the principal point is relative to the image center.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PROJECTIONS: dict[str, tuple[Projection, int]] = {
 
 
 def largest_reconstruction(path: Path, content: list[Any] | dict[str, Any]) -> dict[str, Any]:
-    """Return the reconstruction with the most images of a file, and log if there are several.
+    """Return the reconstruction in a file that has the most images, and log if there are several.
 
     Args:
         path: The file, for the message.
@@ -87,10 +87,10 @@ def _vector(shot: Mapping[str, Any], key: str) -> np.ndarray:
 
 
 def _lens(camera: Mapping[str, Any], size: Size) -> Lens:
-    """Read the lens of a camera, for images of a size (width, height) in pixels."""
+    """Read the lens of a camera; `size` is its image size (width, height) in pixels."""
     kind = str(camera.get("projection_type", "perspective"))
     if kind not in PROJECTIONS:
-        raise UnsuitableLens(kind, "only perspective, Brown and fisheye lenses can be converted")
+        raise UnsuitableLens(kind, "only perspective, Brown and fisheye models are supported")
     projection, count = PROJECTIONS[kind]
     unit = max(size)
     if "focal_x" in camera:

@@ -34,7 +34,8 @@ pixel coordinates relative to the center of the upright image. (2, 2)."""
 MIRRORED = frozenset({2, 4, 5, 7})
 """EXIF orientations of photos whose stored pixels are mirrored."""
 MIRROR_WORLD = np.diag([-1.0, 1.0, 1.0, 1.0])
-"""Reflection of the world that turns a reconstruction of mirrored photos into one of the scene. (4, 4)."""
+"""Reflection of the world that turns a reconstruction from mirrored photos into one of the real scene. (4,
+4)."""
 
 
 def stored_size(image: ImageFile) -> tuple[int, int]:
@@ -51,7 +52,7 @@ def refers_to_stored_pixels(
     Args:
         image: The image.
         size: Width and height of the camera's image, which may have another resolution; None if unknown.
-        is_upright: Answer for cameras whose size fits both: whether the camera refers to upright pixels.
+        is_upright: Whether the camera refers to upright pixels if its size fits both.
         path: The camera file, for the error message.
         name: Image name in this file, for the error message.
 
@@ -86,12 +87,13 @@ def turn_upright(
     """Convert the cameras that refer to stored pixels to cameras for upright pixels.
 
     A reconstruction of mirrored pixels is mirrored. If the stored pixels of all photos are mirrored, the
-    world is reflected. Mirrored and other photos cannot be in one reconstruction of stored pixels, so if only
-    some photos are mirrored, and their sizes permit it, their cameras must be those of upright photos.
+    world is reflected. A reconstruction from stored pixels cannot contain both mirrored and other photos. If
+    only some photos are mirrored, their cameras are therefore taken to refer to upright pixels, if their
+    image sizes permit it.
 
     Args:
         cameras: The cameras.
-        images: Their images.
+        images: Image of each camera.
         stored: Whether each camera refers to stored pixels.
         path: The camera file, for the error message.
 
@@ -99,7 +101,7 @@ def turn_upright(
         The cameras, for upright pixels.
 
     Raises:
-        NopeSplatError: If some cameras refer to mirrored pixels and others do not.
+        NopeSplatError: If some cameras must refer to mirrored pixels, and others do not.
     """
     orientations = {key: images[key].exif.orientation if stored[key] else 1 for key in cameras}
     mirrored = [key for key, orientation in orientations.items() if orientation in MIRRORED]

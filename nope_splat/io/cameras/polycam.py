@@ -1,6 +1,7 @@
-"""Read cameras of Polycam's raw data: one JSON file per photo, in `keyframes/corrected_cameras` or `cameras`.
+"""Read cameras from Polycam's raw data: one JSON file per photo.
 
-The entries t_00 to t_23 are the first three rows of the camera-to-world transform, with OpenGL camera axes.
+The files are in `keyframes/corrected_cameras`, or in another folder of `FOLDERS`. The entries t_00 to t_23
+are the first three rows of the camera-to-world transform, with OpenGL camera axes.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ FOLDERS = (
 """Folders that may contain the JSON files, relative to the folder that the user passes; corrected cameras
 first."""
 KEY = "t_00"
-"""Entry that identifies a JSON file of Polycam."""
+"""Key that identifies a Polycam JSON file."""
 
 
 def find_files(folder: Path) -> list[Path]:
-    """Find the JSON files of a folder of Polycam's raw data; empty if the folder contains none."""
+    """Find the JSON files in a folder of Polycam's raw data; return an empty list if there are none."""
     for name in FOLDERS:
         files = sorted((folder / name).glob("*.json"))
         if files and KEY in files[0].read_text("utf-8", errors="replace"):
@@ -62,6 +63,6 @@ def read_files(files: list[Path]) -> Iterator[CameraEntry]:
 
 
 def _lens(focals: tuple[float, float], center: tuple[float, float], size: Size) -> Lens:
-    """Return the lens of a camera for images of its size: a pinhole camera."""
+    """Return the lens of a camera, a pinhole camera; the image size is not used."""
     del size
     return Lens("PINHOLE", focals, center)

@@ -21,15 +21,15 @@ from nope_splat.utils.files import open_regular
 from nope_splat.utils.typing import Array
 
 FORMATS = (
-    "pass a transforms.json, a folder with a COLMAP model, a CSV file of RealityScan, an XML file of"
-    " Metashape, a reconstruction.json of OpenSfM, a folder of Polycam, or a ground truth file"
+    "pass a transforms.json, a folder with a COLMAP model, a RealityScan CSV file, a Metashape XML file, an"
+    " OpenSfM reconstruction.json, a Polycam folder, or a ground truth file (JSON)"
 )
 FILES_IN_FOLDERS = (
     "transforms.json",
     "reconstruction.json",
     "opensfm/reconstruction.json",
 )
-"""Files that are read if the user passes their folder and it contains no COLMAP model."""
+"""Names of the files that are read from a folder without a COLMAP model."""
 COLMAP_FILES = frozenset(f"{name}.{suffix}" for name in ("cameras", "images") for suffix in ("bin", "txt"))
 
 
@@ -38,8 +38,8 @@ def read_named_cameras(path: Path) -> dict[str, NamedCamera]:
 
     Args:
         path: A nerfstudio `transforms.json`, a ground truth file (see `read_ground_truth`), the folder of a
-            COLMAP model or a folder that contains models in `sparse`, a CSV file of RealityScan, an XML file
-            of Metashape, a `reconstruction.json` of OpenSfM, or a folder of Polycam.
+            COLMAP model or a folder that contains models in `sparse`, a RealityScan CSV file, a Metashape XML
+            file, an OpenSfM `reconstruction.json`, or a Polycam folder.
 
     Returns:
         Cameras by image name, with orthonormal rotations. Image names are file names without folders. If two
@@ -153,7 +153,7 @@ def _read_entries(path: Path) -> dict[str, CameraEntry]:
 
 
 def _read_folder(path: Path) -> Iterator[CameraEntry]:
-    """Read a COLMAP model, files of Polycam, or a camera file with a usual name from a folder."""
+    """Read a COLMAP model, Polycam files, or one of `FILES_IN_FOLDERS` from a folder."""
     models = colmap_models.find_models(path)
     if models:
         return colmap_models.model_entries(path, colmap_models.read_largest_model(models)[1])
@@ -167,7 +167,7 @@ def _read_folder(path: Path) -> Iterator[CameraEntry]:
     raise NopeSplatError(
         "missing-file",
         f"{path} contains no cameras that can be read: no COLMAP model (cameras.bin and images.bin, or .txt),"
-        " no transforms.json, reconstruction.json or cameras of Polycam; check the path, or pass a file",
+        " no transforms.json, reconstruction.json or Polycam cameras; check the path, or pass a file",
     )
 
 

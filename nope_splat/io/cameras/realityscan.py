@@ -1,4 +1,4 @@
-"""Read the CSV files "Internal/External camera parameters" of RealityScan and RealityCapture.
+"""Read CSV files "Internal/External camera parameters" written by RealityScan or RealityCapture.
 
 Columns are `#name,x,y,alt,heading,pitch,roll,f,px,py,k1,k2,k3,k4,t1,t2`: the camera center; rotation angles
 in degrees; the focal length in millimeters of a sensor whose longer side is 36 mm; the principal point
@@ -27,7 +27,7 @@ from nope_splat.utils.typing import Array
 FILM_WIDTH = 36.0
 """Longer side, in millimeters, of the sensor to which focal lengths refer."""
 DEFAULT_SIZE = (4000.0, 3000.0)
-"""Image size in pixels that is assumed to fit lenses if the photos are unknown. Pinhole cameras with radial
+"""Image size, in pixels, for which lenses are fitted if the photos are unknown. Pinhole cameras with radial
 distortion k1 and k2 do not depend on it."""
 DELIMITERS = ",;\t"
 
@@ -63,7 +63,7 @@ def read_table(path: Path, text: str) -> Iterator[CameraEntry]:
 
 
 def _rows(lines: list[str], delimiter: str) -> Iterator[list[str]]:
-    """Yield the values of each line."""
+    """Yield the values in each line, as text."""
     try:
         yield from csv.reader(lines, delimiter=delimiter)
     except csv.Error as error:
@@ -90,7 +90,7 @@ def _pose(values: Mapping[str, str]) -> Array:
 
 
 def _lens(values: Mapping[str, str], size: Size) -> Lens:
-    """Return the lens of a row for images of a size (width, height) in pixels."""
+    """Return the lens of a row; `size` is the image size (width, height) in pixels."""
     unit = max(size)
     focal = number(values, "f") * unit / FILM_WIDTH
     offset = number(values, "px", 0.0), number(values, "py", 0.0)

@@ -1,4 +1,4 @@
-"""Read nerfstudio's `transforms.json`, files of NeRF and instant-ngp, and ground truth files."""
+"""Read a `transforms.json` in the format of nerfstudio, NeRF or instant-ngp, and ground truth files."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def frames_of(content: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the entry `frames` of a JSON file, a list of JSON objects.
 
     Raises:
-        InvalidCamera: If the entry is something else.
+        InvalidCamera: If the entry is not a list of JSON objects.
     """
     frames = content["frames"]
     if not isinstance(frames, list) or not all(isinstance(frame, dict) for frame in frames):
@@ -125,7 +125,7 @@ def read_lens(values: Mapping[str, Any], size: Size) -> Lens:
         others = _distortion_params(values)
         check_intrinsics(size, (fl_x, fl_y), others)
         return colmap_lens("RAD_TAN_THIN_PRISM_FISHEYE", (fl_x, fl_y, *center, *others))
-    raise UnsuitableLens(model, "only pinhole and fisheye lenses can be converted")
+    raise UnsuitableLens(model, "only pinhole and fisheye models are supported")
 
 
 def _focal_of_angle(angle: float, width: float) -> float:

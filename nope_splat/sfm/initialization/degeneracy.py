@@ -48,9 +48,9 @@ def is_pure_rotation(
 
     Args:
         centered_keypoints: Keypoints of each image relative to the image center, in pixels at keypoint
-            resolution. (K, 2) each.
+            detection resolution. (K, 2) each.
         pairs: Verified matches of at least one pair.
-        longer_side: Longer side of the images, in pixels at keypoint resolution.
+        longer_side: Longer side of the images, in pixels at keypoint detection resolution.
         options: Thresholds, and number of focal lengths to try.
         focal_options: Range of plausible focal lengths.
     """

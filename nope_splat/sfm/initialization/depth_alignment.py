@@ -1,8 +1,8 @@
 """Joint optimization of camera poses, the focal length, and the scales and shifts of depth maps.
 
-Each match is lifted to 3D with the depth at its keypoint in the source image, and projected into the target
-image. The reprojection error depends on the poses, the focal length, and the scale and shift of the source's
-depth map. No points are triangulated, so the initial poses may be inaccurate.
+Each match is back-projected to 3D with the depth at its keypoint in the source image, and projected into the
+target image. The reprojection error depends on the poses, the focal length, and the scale and shift of the
+source's depth map. No points are triangulated, so the initial poses may be inaccurate.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ SOLVER = LevenbergMarquardtConfig(initial_damping=1e-3, increase=6.0, decrease=5
 """Damping schedule of the optimization. The initial damping is larger than in bundle adjustment, because
 initial poses may be inaccurate."""
 MIN_FORWARD = 1e-3
-"""Minimum ratio of a lifted match's depth in the target camera to its depth in the source camera. With a
-smaller ratio, the match counts as lying behind the target camera."""
+"""Minimum ratio of the depth of a back-projected match in the target camera to its depth in the source
+camera. With a smaller ratio, the match counts as lying behind the target camera."""
 
 
 @dataclass(frozen=True)
 class DepthAlignmentProblem:
-    """Poses, scales and shifts of N images with depth maps, and M lifted matches.
+    """Poses, scales and shifts of N images with depth maps, and M matches that are back-projected to 3D.
 
     The values v of each map are divided by m, the median of the map's values at the keypoints. A depth map
     has depth z = exp(s) (v / m + c), a disparity map has inverse depth 1 / z = exp(s) (v / m + c), where s is
@@ -45,7 +45,7 @@ class DepthAlignmentProblem:
     shifts: Array
     """Shift c of each depth map, in units of the median m of its values at the keypoints. (N,)."""
     log_focal: float
-    """Natural logarithm of the focal length in pixels at keypoint resolution."""
+    """Natural logarithm of the focal length in pixels at keypoint detection resolution."""
     prior_log_focal: float
     """Mean of the prior on `log_focal`."""
     inverse: bool
@@ -53,19 +53,19 @@ class DepthAlignmentProblem:
     free_shifts: bool
     """Whether the shifts are refined."""
     edges: Indices
-    """Source and target image of each directed pair; matches are lifted to 3D with the depth map of the
-    source image. (E, 2)."""
+    """Source and target image of each directed pair; matches are back-projected to 3D with the depth map of
+    the source image. (E, 2)."""
     edge_starts: Indices
     """Index of the first match of each directed pair, followed by the total number of matches. (E + 1,)."""
     values: Array
-    """Value v / m for each match: value of the source image's depth map at the match's keypoint, divided by
-    the median m of that map's values at all keypoints of the image. (M,)."""
+    """v / m for each match: v is the value of the source image's depth map at the keypoint of the match, and
+    m is the median of the values of this map at all keypoints of the image. (M,)."""
     xy_source: Array
     """Keypoint of each match in the source image, relative to the image center, in pixels at keypoint
-    resolution. (M, 2)."""
+    detection resolution. (M, 2)."""
     xy_target: Array
     """Keypoint of each match in the target image, relative to the image center, in pixels at keypoint
-    resolution. (M, 2)."""
+    detection resolution. (M, 2)."""
     free_focal: bool = True
     """Whether the focal length is refined."""
     shift_sigma: float = 1.0
@@ -75,21 +75,21 @@ class DepthAlignmentProblem:
     """Standard deviation of the prior on `log_focal`."""
     min_noise: float = 0.5
     """Lower limit of `noise`, the estimated standard deviation of the residuals, in pixels at keypoint
-    resolution."""
+    detection resolution."""
 
     @cached_property
     def residuals(self) -> Array:
-        """Projection of each lifted match minus its keypoint in the target image.
+        """Projection of each back-projected match into the target image, minus its keypoint there.
 
-        Residuals are in pixels at keypoint resolution; they are infinite for matches behind the target
-        camera. (M, 2).
+        Residuals are in pixels at keypoint detection resolution; they are infinite for matches behind the
+        target camera. (M, 2).
         """
         by_edge = [linearize(self, edge)[0] for edge in range(len(self.edges))]
         return np.concatenate([np.zeros((0, 2)), *by_edge])
 
     @property
     def noise(self) -> float:
-        """Standard deviation of the residuals per axis, in pixels at keypoint resolution.
+        """Standard deviation of the residuals per axis, in pixels at keypoint detection resolution.
 
         It is estimated from the median of the absolute residuals, and is at least `min_noise`.
         """
@@ -156,9 +156,9 @@ def linearize(problem: DepthAlignmentProblem, edge: int) -> tuple[Array, Array]:
         edge: Index of the directed pair.
 
     Returns:
-        Residuals (projection minus keypoint in the target image) in pixels at keypoint resolution (m, 2), and
-        their derivatives (m, 2, 15). For matches behind the target camera, the residuals are infinite and the
-        derivatives zero.
+        Residuals (projection minus keypoint in the target image) in pixels at keypoint detection resolution
+        (m, 2), and their derivatives (m, 2, 15). For matches behind the target camera, the residuals are
+        infinite and the derivatives zero.
     """
     rows = slice(*problem.edge_starts[edge : edge + 2])
     source, target = problem.edges[edge]

@@ -30,7 +30,8 @@ def image_depths(
         cache_dir: Folder in which matches and depth maps are cached; None for no cache.
 
     Returns:
-        Depth maps by image index. With pointmaps, images without enough valid points have no depth map.
+        Depth maps by image index. If the depth maps come from the matcher's pointmaps, images with too few
+        valid points have no depth map.
 
     Raises:
         NopeSplatError: If there is no source of depth maps.

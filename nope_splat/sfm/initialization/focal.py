@@ -23,7 +23,7 @@ class FocalEstimate:
     focal: float
     """Focal length in pixels, usually the weighted median of the estimates from single pairs. Without a
     plausible estimate from a pair, it corresponds to the assumed field of view. The pixels are those at
-    keypoint resolution, unless the function that returns the estimate states otherwise."""
+    keypoint detection resolution, unless the function that returns the estimate states otherwise."""
     starts: tuple[float, ...]
     """Initial focal lengths to try, in the unit of `focal`; several if the estimates from single pairs are
     inconsistent or too few."""
@@ -88,15 +88,15 @@ def estimate_focal(
 
     Args:
         centered_keypoints: Keypoints of each image relative to the image center, in pixels at keypoint
-            resolution. (K, 2) each.
+            detection resolution. (K, 2) each.
         pairs: Verified matches of image pairs; both images of each pair belong to the camera.
-        longer_side: Longer side of the images, in pixels at keypoint resolution.
+        longer_side: Longer side of the images, in pixels at keypoint detection resolution.
         seed: Random seed of RANSAC.
         options: Plausible range, and thresholds for consistent pairs.
 
     Returns:
-        The estimate, in pixels at keypoint resolution; if no pair gives a plausible focal length, the
-        estimate follows from the assumed field of view.
+        The estimate, in pixels at keypoint detection resolution; if no pair gives a plausible focal length,
+        the estimate follows from the assumed field of view.
     """
     strongest = sorted(pairs, key=lambda pair: -len(pair.indices))[: options.max_num_pairs]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -148,17 +148,17 @@ def focal_starts(
 
     Args:
         centered_keypoints: Keypoints of each image relative to the image center, in pixels at keypoint
-            resolution. One array (n, 2) per image.
+            detection resolution. One array (n, 2) per image.
         pairs: Verified matches of each pair.
         camera_groups: Image sizes, and camera of each image.
-        exif_focals: Focal length of each camera according to EXIF data, in pixels at keypoint resolution; NaN
-            if unknown. (K,).
+        exif_focals: Focal length of each camera according to EXIF data, in pixels at keypoint detection
+            resolution; NaN if unknown. (K,).
         seed: Random seed of RANSAC.
         options: Plausible range, and thresholds for consistent pairs.
 
     Returns:
-        Candidates to try; each contains the focal lengths of all K cameras, in pixels at keypoint resolution.
-        (K,) each. There are several candidates if no camera has consistent pairs.
+        Candidates to try; each contains the focal lengths of all K cameras, in pixels at keypoint detection
+        resolution. (K,) each. There are several candidates if no camera has consistent pairs.
     """
     by_camera = pairs_by_camera(pairs, camera_groups)
     estimates = [
@@ -232,13 +232,13 @@ def focal_from_known_cameras(
         camera: Index of the camera.
         pairs: Verified matches of image pairs; one image of each pair belongs to the camera, the other image
             to a camera of known focal length.
-        focals: Focal length of each camera, in pixels at keypoint resolution. (K,).
+        focals: Focal length of each camera, in pixels at keypoint detection resolution. (K,).
         camera_groups: Image sizes, and camera of each image.
         options: Plausible range, and number of focal lengths to try.
 
     Returns:
-        The focal length, in pixels at keypoint resolution; without usable pairs, that of the assumed field of
-        view.
+        The focal length, in pixels at keypoint detection resolution; without usable pairs, that of the
+        assumed field of view.
     """
     longer_side = float(camera_groups.longer_sides[camera])
     shortest, longest = options.min_focal_length_ratio, options.max_focal_length_ratio
@@ -266,7 +266,7 @@ def focal_from_known_cameras(
 def _to_pixels(image_id: int, camera_groups: CameraGroups) -> Array:
     """Return the matrix that converts homogeneous image coordinates to full-resolution pixels. (3, 3).
 
-    The input is relative to the image center, in pixels at keypoint resolution.
+    The input is relative to the image center, in pixels at keypoint detection resolution.
     """
     (x, y), scale = camera_groups.sizes[image_id] / 2, camera_groups.pixel_sizes[image_id]
     return np.array([[scale, 0, x], [0, scale, y], [0, 0, 1]])
@@ -276,7 +276,7 @@ def _pair_focal(centered_keypoints: Sequence[Array], pair: PairMatches, seed: in
     """Estimate the focal length of one pair by RANSAC.
 
     Returns:
-        The focal length, in pixels at keypoint resolution, and the number of inliers.
+        The focal length, in pixels at keypoint detection resolution, and the number of inliers.
     """
     image_pair, info = poselib.estimate_shared_focal_relative_pose(
         centered_keypoints[pair.first][pair.indices[:, 0]],

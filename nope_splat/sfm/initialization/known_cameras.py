@@ -19,8 +19,8 @@ class KnownCamerasInitialization:
     """Start from known cameras, which are kept unchanged unless the photos contradict them."""
 
     path: Path = field()
-    """File or folder with the cameras: a `transforms.json`, a COLMAP model, or cameras of RealityScan,
-    Metashape, OpenSfM or Polycam. Photos that have no camera there are registered by SfM."""
+    """File or folder with the cameras: a `transforms.json`, a COLMAP model, or cameras exported from
+    RealityScan, Metashape, OpenSfM or Polycam. SfM registers photos without a camera in it."""
 
     def starts(self, problem: SfmProblem) -> Iterator[Start]:
         """Yield one start, in which the images with known cameras are registered.

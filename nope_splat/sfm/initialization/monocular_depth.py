@@ -2,9 +2,9 @@
 
 By default, the initial focal length corresponds to a field of view of 60 degrees. Images are registered along
 the maximum spanning tree of the match graph: the depth map of a registered image lifts its matches to 3D, and
-PnP registers the next image to the lifted matches. A depth map is known only up to scale and shift, which are
-fitted to the depths of the lifted matches. Finally, all poses, the focal length, and the scales and shifts of
-the depth maps are optimized together.
+PnP registers the next image to the back-projected matches. A depth map is known only up to scale and shift,
+which are fitted to the depths of the back-projected matches. Finally, all poses, the focal length, and the
+scales and shifts of the depth maps are optimized together.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class MonocularDepthInitialization:
     longer."""
     max_reproj_error: Annotated[float, Interval(gt=0, le=1)] = 0.03
     """Maximum reprojection error of an inlier match in PnP, as a fraction of the longer image side. It is
-    large because the depths that lift the matches to 3D, and the focal length, are inaccurate."""
+    large because the focal length, and the depths with which matches are back-projected, are inaccurate."""
     abs_pose_min_num_inliers: Annotated[int, Ge(4)] = 12
     """Minimum number of inlier matches to register a photo by PnP."""
     max_num_matches: Annotated[int, COUNT] = 200
@@ -91,7 +91,7 @@ def register_by_depth(
 
     Args:
         problem: Matches of a connected component with a single camera, with depth maps as priors.
-        focal: Initial focal length, in pixels at keypoint resolution.
+        focal: Initial focal length, in pixels at keypoint detection resolution.
         initialization: Options of the initialization.
 
     Returns:
@@ -143,7 +143,7 @@ def _normalized_values(depth_map: DepthMap, keypoints: Keypoints) -> Array:
 
 @dataclass(frozen=True)
 class _LiftedMatches:
-    """Matches that are lifted to 3D by the depth at their keypoints."""
+    """Matches that are back-projected to 3D by the depth at their keypoints."""
 
     options: MonocularDepthInitialization
     """Thresholds of registration."""
@@ -151,15 +151,16 @@ class _LiftedMatches:
     """Value of the depth map at each keypoint of each image, divided by the median of these values over the
     image. (K,) each."""
     xy: Sequence[Array]
-    """Keypoints of each image relative to the image center, in pixels at keypoint resolution. (K, 2) each."""
+    """Keypoints of each image relative to the image center, in pixels at keypoint detection resolution. (K,
+    2) each."""
     pairs: Sequence[PairMatches]
     """Verified pairs of images with depth maps."""
     kind: DepthKind
     """Quantity in the depth maps (see `DepthKind`), the same for all maps."""
     focal: float
-    """Focal length, in pixels at keypoint resolution."""
+    """Focal length, in pixels at keypoint detection resolution."""
     max_error: float
-    """Maximum reprojection error of an inlier, in pixels at keypoint resolution."""
+    """Maximum reprojection error of an inlier, in pixels at keypoint detection resolution."""
     seed: int
     """Random seed of RANSAC."""
 
@@ -239,8 +240,8 @@ class _LiftedMatches:
     ) -> DepthAlignmentProblem:
         """Set up the joint optimization of poses, scales and shifts over all pairs of registered images.
 
-        Each match is used twice: it is lifted by the depth map of either image and projected into the other
-        image.
+        Each match is used twice: it is back-projected by the depth map of either image and projected into the
+        other image.
 
         Args:
             fits: Scale and shift of the depth map of each registered image, by image index.

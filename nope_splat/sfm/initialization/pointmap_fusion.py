@@ -83,7 +83,7 @@ def pointmap_focals(
             standard deviation is replaced by this value.
 
     Returns:
-        Estimate of each of the K cameras, in pixels at keypoint resolution.
+        Estimate of each of the K cameras, in pixels at keypoint detection resolution.
     """
     estimates = []
     for camera_id, pixel_size in enumerate(camera_groups.camera_pixel_sizes.tolist()):

@@ -52,7 +52,7 @@ def start_from_focals(problem: SfmProblem, focals: Array) -> Start | None:
 
     Args:
         problem: Matches and priors of one connected component.
-        focals: Focal length of each camera, in pixels at keypoint resolution. (K,).
+        focals: Focal length of each camera, in pixels at keypoint detection resolution. (K,).
 
     Returns:
         The start, without poses; None if no pair has a relative pose.

@@ -69,8 +69,8 @@ def _candidate_focals(problem: SfmProblem) -> Sequence[Array]:
     """List candidates of the initial focal lengths of all cameras; several only if pairs are inconsistent.
 
     Returns:
-        Candidates to try; each contains the focal lengths of all cameras, in pixels at keypoint resolution.
-        (K,) each.
+        Candidates to try; each contains the focal lengths of all cameras, in pixels at keypoint detection
+        resolution. (K,) each.
     """
     estimates, options = problem.focal_estimates, problem.options.focal
     if problem.initial_focals is not None:

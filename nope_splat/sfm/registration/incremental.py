@@ -35,8 +35,8 @@ class IncrementalRegistration:
     """Maximum number of models that are built, each from another initial pair; the largest model is kept. No
     more models are built once one of them contains more than half of the photos."""
     abs_pose_max_error: Annotated[float, POSITIVE] = 8.0
-    """Maximum reprojection error of an inlier in absolute pose estimation (PnP), in pixels at keypoint
-    resolution; it is large because points are not refined yet."""
+    """Maximum reprojection error of an inlier in absolute pose estimation (PnP), in pixels of the image in
+    which keypoints are detected; it is large because points are not refined yet."""
     abs_pose_min_num_inliers: Annotated[int, Ge(4)] = 20
     """A photo is registered by PnP only if at least this number of its visible points are inliers of the
     pose. An initial pair needs the same number of triangulated points."""
@@ -44,8 +44,8 @@ class IncrementalRegistration:
     """A photo is registered by PnP only if at least this fraction of its visible points are inliers of the
     pose."""
     max_reproj_error: Annotated[float, POSITIVE] = 4.0
-    """Maximum reprojection error of an observation during registration, in pixels at keypoint resolution;
-    observations with a larger error are removed."""
+    """Maximum reprojection error of an observation during registration, in pixels of the image in which
+    keypoints are detected; observations with a larger error are removed."""
     max_reg_trials: Annotated[int, COUNT] = 3
     """Maximum number of attempts to register a photo; the count restarts when another photo has been
     registered."""

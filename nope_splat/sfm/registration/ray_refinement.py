@@ -21,8 +21,8 @@ class RayRefinementOptions:
     max_num_iterations: Annotated[int, COUNT] = 10
     """Number of Gauss-Newton steps."""
     loss_scale: Annotated[float, POSITIVE] = 2.0
-    """Width of the Cauchy loss, in pixels at keypoint resolution: a point at this distance from its ray has
-    half the weight of a point on its ray."""
+    """Width of the Cauchy loss, in pixels of the image in which keypoints are detected: a point at this
+    distance from its ray has half the weight of a point on its ray."""
 
 
 def refine_by_rays(

@@ -29,7 +29,7 @@ RESECTION_OPTIONS = AbsolutePoseOptions(
     min_num_trials=1000,
     max_num_refinements=100,
 )
-"""Options of resection from refined points; errors are in pixels at keypoint resolution."""
+"""Options of resection from refined points; errors are in pixels at keypoint detection resolution."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ def resect(
         points: World coordinates of the points. (n, 3).
         camera: Intrinsics of the image.
         size: Width and height of the image at full resolution, in pixels.
-        pixel_size: Full-resolution pixels per pixel at keypoint resolution; converts the thresholds of
-            `options`.
-        options: Thresholds, in pixels at keypoint resolution.
+        pixel_size: Full-resolution pixels per pixel at keypoint detection resolution; converts the thresholds
+            of `options`.
+        options: Thresholds, in pixels at keypoint detection resolution.
 
     Returns:
         The pose with its inliers; None if there are too few inliers.

@@ -24,8 +24,8 @@ class SpanningTreeRegistration:
     """Chain relative poses along the maximum spanning tree of the match graph; suited to small overlap."""
 
     max_reproj_error: Annotated[float, POSITIVE] = 8.0
-    """Maximum reprojection error of an observation, in pixels at keypoint resolution; observations with a
-    larger error are removed. It is large because chained poses drift."""
+    """Maximum reprojection error of an observation, in pixels of the image in which keypoints are detected;
+    observations with a larger error are removed. It is large because chained poses drift."""
     min_num_shared_points: Annotated[int, COUNT] = 5
     """Minimum number of points shared with earlier pairs to determine the scale of a pair; with fewer points,
     the scale of the preceding pair is used."""

@@ -29,8 +29,8 @@ class CameraProfile:
     """Whether the separate intrinsics of each image are far from the median over the images that share its
     camera. (N,)."""
     focals: Array
-    """Separate focal length of each image, in pixels at keypoint resolution; only valid for registered
-    images. (N,)."""
+    """Separate focal length of each image, in pixels at keypoint detection resolution; only valid for
+    registered images. (N,)."""
 
 
 def camera_profile(state: SfmState, options: CameraProfileOptions, device: str) -> CameraProfile:

@@ -48,8 +48,8 @@ class Evidence:
     has_repeated_pattern: bool
     """Whether a pattern repeats within most images."""
     num_views: int
-    """Number of different views among the registered images; images without motion between them count
-    once."""
+    """Number of distinct viewpoints of the registered images; images with hardly any motion between them
+    count once."""
     focal_noise_ratio: float
     """Observation noise after bundle adjustment at a wrong focal length, divided by the noise at the refined
     focal length. A longer and a shorter focal length are tested, and the smaller ratio is kept. A ratio near
@@ -207,13 +207,13 @@ def has_repeated_pattern(problem: SfmProblem, options: EvidenceOptions) -> bool:
 
 
 def count_views(state: SfmState, problem: SfmProblem, options: EvidenceOptions) -> int:
-    """Count the different views among the registered images; images without motion between them count once.
+    """Count the distinct viewpoints of the registered images; nearly identical views count once.
 
     Args:
         state: The refined state.
         problem: All verified matches of the connected component.
-        options: Maximum motion between images of the same view: median displacement of their matches, in
-            pixels at keypoint resolution.
+        options: Maximum motion between images from the same viewpoint: the median displacement of their
+            matches, in pixels at keypoint detection resolution.
     """
     same = []
     for pair in problem.pairs:

@@ -104,11 +104,12 @@ def follow_focal_valley(state: SfmState, options: MapperOptions, keep_poses: boo
 def prefer_exif_focals(state: SfmState, profile: FocalProfile, problem: SfmProblem) -> None:
     """Move focal lengths toward those of EXIF data, and fix them, if the images hardly determine them.
 
-    Bundle adjustment takes the errors of all observations as independent. Errors of the camera model are not,
-    and can displace an almost undetermined focal length by much more than the covariance predicts. The
-    standard deviation sigma of log f is therefore taken from the profile: at f exp(sigma), the noise
-    increases by the fraction at which the focal length counts as determined. The logarithms of the
-    focal length and of that of the EXIF data are averaged with weights 1 / sigma^2.
+    Bundle adjustment assumes that the errors of all observations are independent. Errors caused by the camera
+    model are not independent, and can displace an almost undetermined focal length by much more than the
+    covariance predicts. The standard deviation sigma of log f is therefore taken from the profile: at f
+    exp(sigma), the noise is larger than at f by the factor at which a focal length counts as determined. The
+    logarithms of the refined focal length f and of the focal length from EXIF data are averaged with weights
+    1 / sigma^2.
 
     Args:
         state: The refined state; changed in place.

@@ -136,8 +136,8 @@ class _Visibility:
             points: Indices of the points. (n,).
 
         Returns:
-            Image coordinates relative to the image center, in pixels at keypoint resolution (n, 2), and
-            depths (n,).
+            Image coordinates relative to the image center, in pixels at keypoint detection resolution (n, 2),
+            and depths (n,).
         """
         state = self.state
         points_camera = transform(state.T_camera_world[image_id], state.points[points])
@@ -154,7 +154,7 @@ class _Visibility:
 
         Args:
             image_id: Index of the image.
-            xy: Positions relative to the image center, in pixels at keypoint resolution. (n, 2).
+            xy: Positions relative to the image center, in pixels at keypoint detection resolution. (n, 2).
 
         Returns:
             Cell indices, row by row; positions outside the grid get the nearest cell. (n,).

@@ -112,13 +112,13 @@ def _consistency_notices(problem: SfmProblem, evidence: Evidence) -> Iterator[No
 
 
 def _view_notices(state: SfmState, evidence: Evidence) -> Iterator[Notice]:
-    """Warn if the images show only few different views."""
+    """Warn if the images have only few distinct viewpoints."""
     num_images = int(state.registered.sum())
     if evidence.num_views < num_images / 2:
         yield Notice(
             "duplicate-structure",
-            f"the {num_images} photos show only {evidence.num_views} different views: some are copies, or"
-            " several similar sides were merged; remove copies, and reconstruct similar sides separately",
+            f"the {num_images} photos were taken from only {evidence.num_views} viewpoints: some are copies,"
+            " or several similar sides were merged; remove copies, and reconstruct similar sides separately",
         )
 
 

@@ -54,13 +54,15 @@ class EvidenceOptions:
     fraction of the depth of the occluded point."""
     min_num_points_in_cell: Annotated[int, COUNT] = 4
     """The expected points of a grid cell can count as missing only if the cell contains at least this number
-    of expected points and at least the same number of keypoints."""
+    of expected points and, if few points are observed in other cells (see `min_recall`), at least the same
+    number of keypoints."""
     max_observed_ratio_in_cell: Annotated[float, SHARE] = 0.1
     """The expected points of a grid cell count as missing if at most this fraction of them is observed: the
     cell then seems to show something else."""
     min_recall: Annotated[float, SHARE] = 0.35
-    """Minimum fraction of the expected points outside of such cells that is observed for cells without
-    keypoints to count. With a smaller fraction, the photo may be dark, overexposed or blurred."""
+    """Expected points in grid cells with few keypoints count as missing only if, in the cells without missing
+    points, at least this fraction of the expected points is observed. With a smaller fraction, the photo may
+    be dark, overexposed or blurred."""
     min_num_overlap_points: Annotated[int, COUNT] = 10
     """Two photos count as overlapping if at least this number of points of one photo is expected in the other
     photo."""
@@ -78,8 +80,8 @@ class EvidenceOptions:
     cause. If fewer pairs contradict the cameras, similar objects that may have been merged are reported as
     the cause. Only pairs with at least `min_num_matches` matches count."""
     max_same_view_motion: Annotated[float, POSITIVE] = 1.0
-    """Two photos count as the same view if the median displacement of their matches is less than this value,
-    in pixels at keypoint resolution."""
+    """Two photos count as taken from the same viewpoint if the median displacement of their matches is less
+    than this value, in pixels of the image in which keypoints are detected."""
     min_repetition: Annotated[float, SHARE] = 0.1
     """A repeated pattern is reported as the cause of contradictions if, in the median photo, at least this
     fraction of the keypoints resembles another place in the same photo."""
@@ -121,7 +123,7 @@ class FocalProfileOptions:
     """Maximum number of steps of each bundle adjustment in the test of other focal lengths."""
 
     def min_ratio(self, is_planar: bool) -> float:
-        """Return the noise ratio at which a focal length counts as determined."""
+        """Return the minimum noise ratio at which a focal length counts as determined."""
         return self.min_planar_noise_ratio if is_planar else self.min_noise_ratio
 
 
@@ -133,10 +135,10 @@ class CameraProfileOptions:
     """Maximum ratio of the observation noise with shared intrinsics to the noise with separate intrinsics;
     with a larger ratio, the photos do not fit one camera. Photos of one camera reach less than 1.05."""
     min_zoom_ratio: Annotated[float, Gt(1)] = 1.1
-    """Minimum ratio between the focal lengths of photos that are separated into two cameras, if the photos do
-    not fit one camera."""
+    """Minimum ratio of neighboring focal lengths, in sorted order, at which photos that do not fit one camera
+    are separated into two cameras."""
     max_num_separations: Annotated[int, COUNT] = 4
-    """Maximum number of times that cameras are separated, each time into at most two."""
+    """Maximum number of rounds in which cameras are split; each round splits a camera into at most two."""
     max_log_focal_deviation: Annotated[float, POSITIVE] = 0.1
     """Maximum difference between the natural logarithm of a photo's focal length and the median over the
     photos of its camera; photos with a larger difference count as deviating."""
@@ -163,8 +165,8 @@ class ReliabilityOptions:
     camera_profile: CameraProfileOptions = field(default_factory=CameraProfileOptions)
     """Comparison of shared intrinsics with separate intrinsics for each photo."""
     max_exif_focal_ratio: Annotated[float, Gt(1)] = 1.15
-    """Maximum ratio between the estimated focal length and that of the EXIF data, or its inverse; a larger
-    ratio is reported."""
+    """Maximum ratio of the larger to the smaller of two focal lengths: the estimate and the one in EXIF data.
+    A larger ratio is reported."""
     min_registered_ratio: Annotated[float, Interval(gt=0, le=1)] = 0.5
     """Minimum fraction of the photos that are registered; with a smaller fraction, the reconstruction is
     reported as weakly supported."""

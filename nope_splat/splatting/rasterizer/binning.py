@@ -116,7 +116,7 @@ def write_records(start, stop, width, height, radii, means2d, conics, opacities,
     """Write the records of the Gaussians from index `start` to `stop` (exclusive).
 
     The records of culled Gaussians (radius zero) are not written. Gaussians that cover no pixel center get an
-    empty bounding box. `bounds` is the memory of `records` as int32. `slot_counts` (N,) is set to zero.
+    empty bounding box. `bounds` is an int32 view of the same buffer. `slot_counts` (N,) is set to zero.
     """
     channels = colors.shape[1]
     slot_counts[start:stop] = 0
@@ -217,13 +217,13 @@ def sort_and_write_records(counter, width, height, radii, means2d, conics, opaci
 
 @inlined
 def tile_spans(records, bounds, splat, tile_shift, tiles_wide, spans):
-    """Find the first and last tile, in each row of tiles, that a splat's ellipse intersects.
+    """Find the first and last tile that a splat's ellipse intersects in each row of tiles.
 
-    Writes the indices of the two tiles to `spans` (rows of tiles, 2), without gaps: rows of tiles that the
-    ellipse does not intersect are left out. Returns the number of rows of `spans` that were written. The
-    ellipse contains the pixels where the splat is drawn. The computation is that of `tile_coverage`, for
-    tiles with a side of 2^tile_shift pixels. `splat` is the splat's row in `records`; `bounds` is the memory
-    of `records` as int32.
+    Writes the flat indices of the two tiles (row * tiles_wide + column) to consecutive rows of `spans` (rows
+    of tiles, 2); rows of tiles that the ellipse does not intersect are skipped. Returns the number of rows of
+    `spans` that were written. The ellipse contains the pixels where the splat is drawn. The computation is
+    that of `tile_coverage`, for tiles with a side of 2^tile_shift pixels. `splat` is the splat's row in
+    `records`; `bounds` is an int32 view of the same buffer.
     """
     left, right = bounds[splat, BOUNDS], bounds[splat, BOUNDS + 1]
     top, bottom = bounds[splat, BOUNDS + 2], bounds[splat, BOUNDS + 3]
