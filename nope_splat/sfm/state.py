@@ -58,8 +58,8 @@ class SfmState:
     """Standard deviation of the x and of the y coordinate of each observation, in pixels at keypoint
     detection resolution. Only ratios between observations are meaningful before `estimate_noise`. (O,)."""
     half_size: Array
-    """Half the width and half the height of each image, in pixels at keypoint detection resolution. (N,
-    2)."""
+    """Half the width and half the height of each image, in pixels at keypoint detection resolution.
+    (N, 2)."""
     camera_ids: Indices
     """Index of the camera (set of intrinsics) of each image. (N,)."""
     focal: Array
@@ -72,8 +72,8 @@ class SfmState:
     fix_focal: bool
     """Whether bundle adjustment keeps the focal lengths fixed, because the images do not determine them."""
     offset: Array
-    """Principal point minus image center of each camera, in pixels at keypoint detection resolution. (K,
-    2)."""
+    """Principal point minus image center of each camera, in pixels at keypoint detection resolution.
+    (K, 2)."""
     radial: Array
     """Radial distortion k1 and k2 of each camera (see `SharedPinhole`). (K, 2)."""
     T_camera_world: Array

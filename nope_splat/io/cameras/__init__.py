@@ -1,4 +1,4 @@
-"""Read camera files of COLMAP, nerfstudio, RealityScan, Metashape, OpenSfM and Polycam.
+"""Read COLMAP, nerfstudio, RealityScan, Metashape, OpenSfM and Polycam camera files.
 
 Each format has a module that converts a file to `CameraEntry` objects; `read` detects the format, converts
 lenses and pixels, and assigns cameras to images.

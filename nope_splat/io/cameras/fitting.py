@@ -44,8 +44,8 @@ def fit_lens(lens: Lens, size: Size) -> FittedLens:
 
     If the lens is a pinhole camera with radial distortion k1, k2, these are kept, and the focal length is the
     mean of fx and fy. For other lenses, focal length f, principal point c and distortion minimize the sum of
-    squared distances between the pixels of a grid and the projections of their rays. The unknowns f, f k1, f
-    k2 and c are linear in
+    squared distances between the pixels of a grid and the projections of their rays. The unknowns f, f k1,
+    f k2 and c are linear in
 
         f p + f k1 s p + f k2 s^2 p + c = pixel,   s = |p|^2,
 

@@ -34,8 +34,7 @@ pixel coordinates relative to the center of the upright image. (2, 2)."""
 MIRRORED = frozenset({2, 4, 5, 7})
 """EXIF orientations of photos whose stored pixels are mirrored."""
 MIRROR_WORLD = np.diag([-1.0, 1.0, 1.0, 1.0])
-"""Reflection of the world that turns a reconstruction from mirrored photos into one of the real scene. (4,
-4)."""
+"""Reflection of the world that turns a reconstruction from mirrored photos into one of the scene. (4, 4)."""
 
 
 def stored_size(image: ImageFile) -> tuple[int, int]:

@@ -151,8 +151,8 @@ class _LiftedMatches:
     """Value of the depth map at each keypoint of each image, divided by the median of these values over the
     image. (K,) each."""
     xy: Sequence[Array]
-    """Keypoints of each image relative to the image center, in pixels at keypoint detection resolution. (K,
-    2) each."""
+    """Keypoints of each image relative to the image center, in pixels at keypoint detection resolution.
+    (K, 2) each."""
     pairs: Sequence[PairMatches]
     """Verified pairs of images with depth maps."""
     kind: DepthKind

@@ -116,7 +116,8 @@ def write_records(start, stop, width, height, radii, means2d, conics, opacities,
     """Write the records of the Gaussians from index `start` to `stop` (exclusive).
 
     The records of culled Gaussians (radius zero) are not written. Gaussians that cover no pixel center get an
-    empty bounding box. `bounds` is an int32 view of the same buffer. `slot_counts` (N,) is set to zero.
+    empty bounding box. `bounds` is an int32 view of the buffer of `records`. `slot_counts` (N,) is set to
+    zero.
     """
     channels = colors.shape[1]
     slot_counts[start:stop] = 0
@@ -223,7 +224,7 @@ def tile_spans(records, bounds, splat, tile_shift, tiles_wide, spans):
     of tiles, 2); rows of tiles that the ellipse does not intersect are skipped. Returns the number of rows of
     `spans` that were written. The ellipse contains the pixels where the splat is drawn. The computation is
     that of `tile_coverage`, for tiles with a side of 2^tile_shift pixels. `splat` is the splat's row in
-    `records`; `bounds` is an int32 view of the same buffer.
+    `records`; `bounds` is an int32 view of the buffer of `records`.
     """
     left, right = bounds[splat, BOUNDS], bounds[splat, BOUNDS + 1]
     top, bottom = bounds[splat, BOUNDS + 2], bounds[splat, BOUNDS + 3]
