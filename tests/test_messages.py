@@ -68,8 +68,11 @@ def sentences(module: ast.Module) -> Iterator[tuple[str, str]]:
         match node:
             case ast.Call(func=ast.Name(id="NopeSplatError"), args=[code, message]):
                 (kind,) = templates(code, constants)
+            # `plugin.device` converts a `MissingKernelsError` to a `NopeSplatError` with the same code.
             case ast.Call(func=ast.Name(id="MissingKernelsError"), args=[message]):
-                kind = "missing-device"  # `plugin.device` makes it a `NopeSplatError`
+                kind = "missing-device"
+            case ast.Call(func=ast.Name(id="MissingKernelsError"), args=[message, ast.Constant(str(kind))]):
+                pass
             case ast.Call(func=ast.Name(id="InvalidCamera"), args=[message]):
                 kind = "reason"  # in the parentheses of an error
             case ast.Call(func=ast.Name(id="UnsuitableLens"), args=[_, reason]):

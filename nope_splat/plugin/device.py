@@ -25,10 +25,10 @@ def choose_device() -> Device:
     """
     if not torch.cuda.is_available():
         return "cpu"
-    reason = missing_kernels()
-    if reason is None:
+    error = missing_kernels()
+    if error is None:
         return "cuda"
-    logger.warning(f"Using the CPU although a GPU is available: {reason}.")
+    logger.warning(f"Using the CPU although a GPU is available: {error.sentence}.")
     return "cpu"
 
 
@@ -54,23 +54,23 @@ def require_device(device: str) -> None:
             "machine.device-type is cuda, but PyTorch found no GPU; check that nvidia-smi lists one, or"
             " choose cpu",
         )
-    reason = missing_kernels()
-    if reason is not None:
+    error = missing_kernels()
+    if error is not None:
         raise NopeSplatError(
-            "missing-device", f"{reason}; alternatively, train with --machine.device-type cpu"
-        )
+            error.code, f"{error.sentence}; alternatively, train with --machine.device-type cpu"
+        ) from error
 
 
-def missing_kernels() -> str | None:
-    """Try to load gsplat's kernels for the GPU; return the reason if this fails.
+def missing_kernels() -> MissingKernelsError | None:
+    """Try to load gsplat's kernels for the GPU; return the error if this fails.
 
     If the kernels must be compiled first, this takes minutes.
 
     Returns:
-        Reason why the kernels are missing; None if they are available.
+        The error, which says why the kernels are missing; None if they are available.
     """
     try:
         prepare_kernels()
     except MissingKernelsError as error:
-        return error.sentence
+        return error
     return None

@@ -19,6 +19,7 @@ from numba.core.dispatcher import Dispatcher
 from nope_splat.cli import main
 from nope_splat.depth.options import DepthSettings
 from nope_splat.depth.predict import DepthNetwork
+from nope_splat.errors import ErrorCode
 from nope_splat.evaluation.image_metrics import ImageMetrics
 from nope_splat.io.output import writing_to
 from nope_splat.plugin.device import require_device
@@ -28,15 +29,16 @@ from nope_splat.splatting.rasterizer.kernels import kernel
 from nope_splat.utils.cache import Cache
 
 
-def test_a_gpu_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("code", ["missing-device", "missing-package"])
+def test_a_gpu_without_kernels(monkeypatch: pytest.MonkeyPatch, code: ErrorCode) -> None:
     """The reason comes from `prepare_kernels`, whose tests cover all reasons."""
 
     def fail() -> NoReturn:
-        raise MissingKernelsError("there is no compiler; install one")
+        raise MissingKernelsError("there is no compiler; install one", code)
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr("nope_splat.plugin.device.prepare_kernels", fail)
-    with refused("missing-device", "there is no compiler; install one", "--machine.device-type"):
+    with refused(code, "there is no compiler; install one", "--machine.device-type"):
         require_device("cuda")
 
 

@@ -16,6 +16,7 @@ from nope_splat.plugin.dataparser import NopeDataParserConfig
 from nope_splat.plugin.learning_rates import DEFAULT_RATES, optimizer_groups, resolve_rates
 from nope_splat.plugin.model import NopeSplatModelConfig
 from nope_splat.plugin.trainer import NopeTrainerConfig
+from nope_splat.splatting.rasterizer.cuda_kernels import MissingKernelsError
 from nope_splat.utils.device_defaults import Device, resolve_defaults, resolved
 
 REASON = "gsplat has no kernels for this GPU"
@@ -30,7 +31,7 @@ def training_config(folder: Path) -> NopeTrainerConfig:
 
 def simulate_machine(monkeypatch: pytest.MonkeyPatch, gpu: bool, kernels: bool = True) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    monkeypatch.setattr(device, "missing_kernels", lambda: None if kernels else REASON)
+    monkeypatch.setattr(device, "missing_kernels", lambda: None if kernels else MissingKernelsError(REASON))
 
 
 @pytest.mark.parametrize(("device_type", "size", "device"), [("cuda", 1600, "auto"), ("cpu", 512, "cpu")])

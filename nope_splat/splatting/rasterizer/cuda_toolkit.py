@@ -31,6 +31,8 @@ from pathlib import Path
 
 import torch
 
+from nope_splat.errors import ErrorCode
+
 SYSTEM_TOOLKIT = Path("/usr/local/cuda")
 """Folder (or link to a folder) in which NVIDIA's installers place the CUDA toolkit by default."""
 
@@ -44,11 +46,13 @@ class MissingKernelsError(Exception):
     Args:
         sentence: Sentence that says what is missing and how to install it. Starts in lower case and has no
             final period.
+        code: Code of the `NopeSplatError` to which a caller converts this exception.
     """
 
-    def __init__(self, sentence: str) -> None:
+    def __init__(self, sentence: str, code: ErrorCode = "missing-device") -> None:
         super().__init__(sentence)
         self.sentence = sentence
+        self.code: ErrorCode = code
 
 
 @dataclass(frozen=True)
@@ -170,7 +174,7 @@ def require_host_compiler() -> None:
         )
     if shutil.which("ninja") is None and _packaged_ninja() is None:
         raise MissingKernelsError(
-            "ninja, which runs the compilers, is not installed; run `pip install ninja`"
+            "ninja, which runs the compilers, is not installed; run `pip install ninja`", "missing-package"
         )
 
 
