@@ -194,8 +194,8 @@ def export_masks(scene: Reconstruction, folder: ImageFolder, directory: Path, na
     if directory.resolve() in searched or any(path.is_relative_to(directory.resolve()) for path in originals):
         raise NopeSplatError(
             "unwritable-output",
-            f"{directory} contains the original masks, or would be searched for masks of the original photos;"
-            " choose another output folder",
+            f"masks cannot be written to {directory}, because masks of the original photos are read from"
+            " there; choose another output folder",
         )
 
     def write(image_id: int, staging: Path) -> None:

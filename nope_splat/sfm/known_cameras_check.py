@@ -143,7 +143,7 @@ def _log_correction(known: KnownCameras, corrected: KnownCameras) -> None:
     if not is_same_lens:
         changes += ", but without distortion and with the principal point at the center"
     logger.warning(
-        f"The poses in {known.source} agree with the matches, but the intrinsics do not; the cameras are used"
+        f"The poses in {known.source} agree with the matches, but the intrinsics do not; the poses are used"
         f" with {changes}."
     )
 

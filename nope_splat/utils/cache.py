@@ -55,8 +55,8 @@ def read_only_caches() -> Iterator[None]:
         _not_stored.reset(token)
         for folder in sorted(folders):
             logger.info(
-                f"Results missing from {folder} are not stored there, because only training runs write to a"
-                " cache."
+                f"Results that {folder} does not contain were computed, but are not stored there, because"
+                " only training runs write to a cache."
             )
 
 

@@ -213,7 +213,7 @@ def test_masks_and_transparency_are_exported(tmp_path: Path):
     np.testing.assert_array_equal(used["photo 1.jpg"], mask > 0)
     np.testing.assert_array_equal(used["photo 3.jpg"], alpha[..., 3] > 0)
     assert used["photo 5.jpg"].all()
-    with pytest.raises(NopeSplatError, match="contains the original masks"):
+    with pytest.raises(NopeSplatError, match="masks cannot be written to"):
         export_masks(scene, folder, tmp_path / "originals" / "masks", exported.image_names)
     with refused("unwritable-output", tmp_path / "masks"):  # these would be masks of the next run
         export_masks(scene, folder, tmp_path / "masks", exported.image_names)

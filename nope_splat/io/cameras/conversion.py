@@ -109,10 +109,12 @@ def find_image_size(path: Path, entry: CameraEntry) -> Size:
                 with open_image(file) as image:
                     return image.size
             except Exception as error:  # decoders raise many types of exceptions for damaged files
-                raise InvalidCamera(f"it lacks w and h, and its photo {file} cannot be read") from error
+                raise InvalidCamera(
+                    f"it has no image size (w and h), and its photo {file} cannot be read"
+                ) from error
     if entry.default_size is not None:
         return entry.default_size
-    raise InvalidCamera("it lacks w and h, and its photo is not next to the file")
+    raise InvalidCamera("it has no image size (w and h), and its photo is not beside the camera file")
 
 
 def _candidates(folder: Path, name: str) -> Iterator[Path]:

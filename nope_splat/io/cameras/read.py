@@ -229,7 +229,7 @@ def read_ground_truth(path: Path) -> GroundTruth:
             raise InvalidCamera("it is not a JSON object")
         size = transforms.image_size(content)
         if size is None:
-            raise InvalidCamera("it lacks w and h")
+            raise InvalidCamera("it has no image size (w and h)")
         lens = transforms.read_lens(content, size)
         frames = transforms.frames_of(content)
     poses: dict[str, Array] = {}
