@@ -1,4 +1,4 @@
-"""Depth map of a single image, whose scale and shift may be unknown."""
+"""Depth map of a single image, with possibly unknown scale and shift."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from nope_splat.utils.typing import Array
 DepthValues = NDArray[np.float32]
 
 DepthKind = Literal["metric", "affine", "disparity"]
-"""Quantity in a depth map with values v, up to an unknown scale s and shift t of the map. "metric":
-depth = s v (not necessarily in meters). "affine": depth = s v + t. "disparity": 1 / depth = s v + t."""
+"""Relation between the values v of a depth map and depth; scale s and shift t are unknown constants of the
+map. "metric": depth = s v (not necessarily in meters). "affine": depth = s v + t. "disparity":
+1 / depth = s v + t."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +25,15 @@ class DepthMap:
     values: DepthValues
     """Values of the quantity given by `kind`; NaN for unknown values. (H, W)."""
     kind: DepthKind
-    """Quantity in `values` (v), up to an unknown scale s and shift t of the map. "metric": depth = s v (not
-    necessarily in meters). "affine": depth = s v + t. "disparity": 1 / depth = s v + t."""
+    """Relation between `values` (v) and depth; scale s and shift t are unknown constants of the map.
+    "metric": depth = s v (not necessarily in meters). "affine": depth = s v + t. "disparity":
+    1 / depth = s v + t."""
     pixel_size: tuple[float, float]
     """Width and height of one pixel of the map, in full-resolution pixels of the image."""
     corner: tuple[float, float] = (0.0, 0.0)
     """Position (x, y) of the map's upper left corner, in full-resolution pixels of the image."""
     confidence: DepthValues | None = None
-    """Confidence of each value, larger for more reliable values, in any unit; None if unknown. (H, W)."""
+    """Confidence of each value, on any scale, larger for more reliable values; None if unknown. (H, W)."""
 
     @classmethod
     def of_whole_image(
@@ -47,7 +49,8 @@ class DepthMap:
             values: Values of the map; NaN for unknown values. (H, W).
             kind: Quantity in `values`.
             image_size: Width and height of the full-resolution image in pixels.
-            confidence: Confidence of each value, in any unit; None if unknown. (H, W).
+            confidence: Confidence of each value, on any scale, larger for more reliable values; None if
+                unknown. (H, W).
         """
         height, width = values.shape
         return cls(values, kind, (image_size[0] / width, image_size[1] / height), confidence=confidence)

@@ -51,14 +51,15 @@ def read_depth_file(path: Path, image: ImageFile, kind: DepthKind) -> DepthMap:
     Args:
         path: The npz or 16-bit png file.
         image: The image that the map covers.
-        kind: Quantity in the file.
+        kind: Quantity that the file contains.
 
     Returns:
         The map, with a longer side of at most `MAX_SIZE` pixels. NaN, infinity and zero in the file become
         NaN (unknown).
 
     Raises:
-        NopeSplatError: If the file cannot be read, or its aspect ratio differs from that of the image.
+        NopeSplatError: If the file cannot be read, or if the aspect ratios of the map and the image differ by
+            more than `MAX_ASPECT_ERROR`.
     """
     try:
         values, confidence = _read_npz(path) if path.suffix == ".npz" else (_read_png(path), None)

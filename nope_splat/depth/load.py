@@ -29,15 +29,15 @@ def load_depth_maps(
     Args:
         images: The images.
         settings: Folder of depth files, or the network that predicts the maps.
-        cache_dir: Folder from which predicted maps are loaded, and in which new predictions are stored, one
-            file per image and network; None for no cache.
+        cache_dir: Folder in which predicted maps are cached, one file per image and network; None for no
+            cache.
 
     Returns:
         One depth map per image, in the order of `images`.
 
     Raises:
-        NopeSplatError: If a depth file is missing or damaged, `maps` is set but `kind` is not, or the network
-            cannot be loaded.
+        NopeSplatError: If a depth file is missing or damaged, if `settings.maps` is set but `settings.kind`
+            is not, or if the network cannot be loaded.
     """
     if settings.maps is not None:
         kind = settings.kind

@@ -1,4 +1,4 @@
-"""Settings for loading depth maps, and options of the fit of their scale and shift."""
+"""Settings for loading depth maps, and options for fitting their scale and shift."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class DepthSettings:
 
 @dataclass(frozen=True)
 class ScaleShiftOptions:
-    """Options of the robust fit of a depth map's scale and shift to points of known depth."""
+    """Options for robustly fitting a depth map's scale and shift to points of known depth."""
 
     min_num_points: int = 8
     """Minimum number of points with known depth. Depth maps with fewer points are not fitted."""
@@ -47,8 +47,8 @@ class ScaleShiftOptions:
     num_iterations: int = 20
     """Number of iterations of reweighted least squares that refine the best hypothesis."""
     min_noise: float = 1e-9
-    """Lower limit of the estimated noise (relative depth error) during the iterations of least squares. The
-    limit avoids division by zero if the fit is exact."""
+    """Lower limit of the noise (relative depth error) that each iteration of reweighted least squares
+    estimates. The limit avoids division by zero if the fit is exact."""
     typical_noise: float = 0.05
     """Relative depth error of a good depth map. Hypotheses are scored with at least this noise, so that
     points with such an error still count as inliers."""
@@ -56,6 +56,6 @@ class ScaleShiftOptions:
     """Minimum ratio of the fitted scale to its standard deviation. If the ratio is smaller, the points do not
     determine both scale and shift, and only the scale is fitted."""
     max_noise_ratio: float = 2.0
-    """Maximum noise of a fit of only the scale to an affine or disparity map, as a multiple of the noise of
-    the fit with shift or of `typical_noise`, whichever is larger. With more noise, the depth map is
-    rejected."""
+    """If the shift of an affine or disparity map cannot be determined, only the scale is fitted. The map is
+    rejected if the noise of this fit is more than this factor times the noise of the fit with shift or
+    `typical_noise`, whichever is larger."""

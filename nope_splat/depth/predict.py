@@ -1,4 +1,4 @@
-"""Prediction of depth maps with monocular depth networks of the package transformers.
+"""Prediction of depth maps with monocular depth networks from the package transformers.
 
 The package is imported and the weights are loaded on first use.
 """
@@ -106,7 +106,7 @@ def _load(model: str, device: torch.device) -> tuple[Any, Any]:
     """Load the preprocessor and the network of a model.
 
     Args:
-        model: Name on huggingface.co, or folder.
+        model: Name of the network on huggingface.co, or folder with its files.
         device: Device of the network.
 
     Returns:

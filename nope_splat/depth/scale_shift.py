@@ -16,9 +16,10 @@ DEFAULT_OPTIONS = ScaleShiftOptions()
 
 @dataclass(frozen=True)
 class ScaleShift:
-    """Scale and shift of a depth map with values v: depth = `scale` * v + `shift`, in world units.
+    """Scale and shift that convert the values v of a depth map to depth in world units.
 
-    For the kind `disparity`, 1 / depth = `scale` * v + `shift`.
+    For the kind `disparity`, 1 / depth = `scale` * v + `shift`; for other kinds,
+    depth = `scale` * v + `shift`.
     """
 
     scale: float
@@ -29,7 +30,8 @@ class ScaleShift:
     kind: DepthKind
     """Quantity in the depth map to which scale and shift apply."""
     noise: float = 0.0
-    """Standard deviation of the relative depth errors of the inliers; 0.05 is 5 % of the depth."""
+    """Standard deviation of the relative depth errors at the fitted points, except outliers; 0.05 is 5 % of
+    the depth."""
 
     def depth(self, values: Array) -> Array:
         """Convert values of the depth map to depth in world units.

@@ -47,8 +47,8 @@ class MatchDatabase:
     keypoints: tuple[Keypoints, ...]
     """Keypoints of each image. They have no descriptors if the database was loaded from the cache."""
     pairs: tuple[PairMatches, ...]
-    """Verified pairs, in ascending order of image indices. There are no pairs between a mirrored and an
-    ordinary image."""
+    """Verified pairs, in ascending order of image indices. Pairs in which exactly one image is mirrored are
+    omitted."""
     pointmaps: Pointmaps | None = None
     """Pointmaps of the pairs; None if the matcher does not predict pointmaps."""
     repetition: NDArray[np.floating] | None = None
@@ -130,8 +130,7 @@ def matches_key(folder: ImageFolder, settings: MatchingSettings) -> str:
 
     Args:
         folder: The images.
-        settings: Settings of matching. The device does not affect the key. Fields that a derived class adds
-            for later stages do not affect the key either.
+        settings: Settings of matching. The device and the fields of derived classes do not affect the key.
 
     Returns:
         The key.
@@ -189,7 +188,7 @@ def _describe_images(
     pointmaps: Pointmaps | None,
     settings: MatchingSettings,
 ) -> MatchDatabase:
-    """Create the database, and find mirrored images and repeated patterns, which requires descriptors.
+    """Create the database of an image set, and use descriptors to find mirrored images and repeated patterns.
 
     Args:
         keypoints: Keypoints of each image, with descriptors.
@@ -198,7 +197,7 @@ def _describe_images(
         settings: Options of matching.
 
     Returns:
-        The database, without pairs that consist of a mirrored and an ordinary image.
+        The database, without the pairs in which exactly one image is mirrored.
     """
     # Exclude stationary content, such as logos: it is the same in ordinary and mirrored images, and it may
     # repeat.
@@ -245,7 +244,7 @@ def _pairs_from_arrays(arrays: dict[str, NDArray[Any]]) -> list[PairMatches]:
 
 
 def _tried_from_arrays(arrays: dict[str, NDArray[Any]]) -> dict[tuple[int, int], PairMatches | None]:
-    """Create the results of earlier matching from cached arrays, by pair; None if verification failed."""
+    """Convert cached arrays to the results of earlier matching, by image pair; None for rejected pairs."""
     known: dict[tuple[int, int], PairMatches | None] = dict.fromkeys(
         (int(first), int(second)) for first, second in arrays["tried"]
     )

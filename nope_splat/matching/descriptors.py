@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 CPU_BLOCK_SIZE = 2**21
-"""Number of similarities computed at once on a CPU, such that the block fits into the processor's cache."""
+"""Number of descriptor similarities computed at once on a CPU. A block of this size fits into the processor's
+cache."""
 GPU_BLOCK_SIZE = 2**24
-"""Number of similarities computed at once on a GPU (64 MB). Large blocks are faster there."""
+"""Number of descriptor similarities computed at once on a GPU (64 MB). On a GPU, large blocks are faster."""
 
 QUANTIZATION_LEVELS = 254
 """Factor by which descriptor entries, 0 to 1, are multiplied before they are rounded to integers. Entries
@@ -124,7 +125,7 @@ def _has_int8_products() -> bool:
 def _argmax(similarity: Tensor) -> Tensor:
     """Find the column of the largest entry in each row. (K, L) -> (K,).
 
-    On a CPU, numpy is five times as fast as torch.
+    On a CPU, numpy computes the result, because it is five times as fast as torch.
     """
     if similarity.device.type == "cpu":
         return torch.from_numpy(similarity.numpy().argmax(axis=1))

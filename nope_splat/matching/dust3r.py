@@ -216,7 +216,10 @@ def predict(
 
 
 def _batch_size(device: torch.device) -> int:
-    """Compute the number of pairs per batch: as many as fit into free GPU memory; one on a CPU."""
+    """Compute the number of pairs per batch.
+
+    On a GPU: as many as fit into free memory, but at most `MAX_BATCH_SIZE`. On a CPU: one.
+    """
     if device.type == "cpu":
         return 1
     free, _ = torch.cuda.mem_get_info(device)

@@ -133,8 +133,8 @@ def candidate_pairs(
 
     Images that are connected by strong pairs are not tested against each other, because either all of them
     are mirrored or none is. A pair is strong if it has at least `min_strong_matches` matches, and at least
-    the fraction `min_strong_ratio` of the matches of any other pair that contains one of its two images. Each
-    image is tested with some of the images to which it is not connected, evenly spaced in the image order.
+    `min_strong_ratio` times as many matches as any other pair of either image. Each image is tested with some
+    of the images to which it is not connected, evenly spaced in the image order.
 
     Args:
         num_images: Number of images.
@@ -209,8 +209,9 @@ def split_by_chirality(
 ) -> tuple[list[int], list[tuple[int, int]]]:
     """Divide images into ordinary and mirrored images, by the maximum spanning forest of the evidence.
 
-    In each connected component, the smaller group is considered mirrored. Of two equally large groups, the
-    group without the component's first image is considered mirrored.
+    In each connected component of the forest, the images form two groups of opposite chirality. The smaller
+    group is considered mirrored. If both are equally large, the group without the component's first image is
+    considered mirrored.
 
     Args:
         num_images: Number of images.
@@ -285,7 +286,7 @@ def _estimate_flipped_matches(
 
 
 def _largest(features: Keypoints, count: int) -> NDArray[np.int64]:
-    """Return the indices of the `count` largest keypoints, which have the largest localization noise."""
+    """Return the indices of the `count` largest keypoints, by localization noise, which grows with size."""
     return np.argsort(-features.noise_or_ones(), kind="stable")[:count]
 
 
@@ -296,7 +297,7 @@ def _select(features: Keypoints, indices: NDArray[np.int64]) -> Keypoints:
 
 
 def _prepare(descriptors: NDArray[np.float32], settings: MatchingSettings) -> Descriptors:
-    """Prepare descriptors (K, D) for matching on the device of the settings."""
+    """Prepare descriptors (K, D) for matching on the device given by `settings`."""
     return Descriptors.prepare(torch.from_numpy(descriptors).to(network_device(settings.device)))
 
 

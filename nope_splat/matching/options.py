@@ -24,9 +24,9 @@ class SiftOptions:
     """OpenCV's `contrastThreshold`: smallest contrast of a keypoint. The default is half of OpenCV's default,
     so that dim regions also get keypoints."""
     noise_diameter: float = 2.6
-    """Diameter D, in pixels of the image in which keypoints are detected, that determines the localization
-    noise: the standard deviation of a keypoint of diameter d is proportional to sqrt(1 + (d / D)^2). The
-    reprojection errors of four real and rendered scenes gave values from 2.5 to 2.7 pixels."""
+    """Diameter D in the model of the localization noise: the position of a keypoint of diameter d has a
+    standard deviation proportional to sqrt(1 + (d / D)^2). In pixels of the image in which keypoints are
+    detected. The reprojection errors of four real and rendered scenes gave values from 2.5 to 2.7 pixels."""
     num_grid_cells: int = 16
     """Number of grid cells along the longer image side. The strongest keypoints are selected from each cell
     in turn; more cells spread the keypoints more evenly."""
@@ -40,12 +40,12 @@ class RetrievalOptions:
     """Minimum similarity at which two images count as similar, in standard deviations of the similarity of
     unrelated images."""
     max_num_expansions: int = 5
-    """Maximum number of similar images whose descriptors are averaged with that of the query image (average
-    query expansion)."""
+    """Maximum number of similar images whose VLAD descriptors are averaged with the VLAD descriptor of the
+    query image (average query expansion)."""
     min_partner_ratio: float = 0.5
-    """Minimum number of partners of each image, as a fraction of `num_partners`, even if fewer images are
-    similar. In small image sets, all images may be about equally similar, so that no pair is significantly
-    more similar than others."""
+    """Minimum number of images with which each image is matched, as a fraction of `num_partners`. It applies
+    even if fewer images count as similar: in small image sets, all images may be about equally similar, so
+    that no pair is significantly more similar than others."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,12 @@ class TransitiveMatchingOptions:
     num_initial_partners: int = 4
     """Number of most similar images with which each image is matched in the first round."""
     min_num_matches: int = 60
-    """Minimum number of verified matches of a strong pair; other pairs are weak. Two images share a keypoint
-    if both match the same keypoint of a third image. If matching images A and B gives a weak pair, only
-    candidates that share more keypoints with A than B does are chosen for A from then on, and likewise for
-    B."""
+    """Minimum number of verified matches of a strong pair; other pairs are weak. After a weak pair of images
+    A and B, rounds by shared keypoints match A only with images that share more keypoints with A than B does,
+    and likewise for B. Two images share a keypoint if both match the same keypoint of a third image."""
     min_num_partners: int = 6
-    """Number of verified pairs that an image must have before a weak pair restricts its further candidates
-    (see `min_num_matches`)."""
+    """Until an image has this number of verified pairs, weak pairs do not restrict with which images it is
+    matched (see `min_num_matches`)."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +80,8 @@ class TwoViewGeometryOptions:
     """Number of matches in the subset on which RANSAC is tried first. If nearly all of them are inliers, the
     subset determines the geometry as well as all matches do."""
     min_subset_inlier_ratio: float = 0.8
-    """Minimum inlier ratio in the subset for the geometry of the subset to be used and refined on all
-    matches. Below this ratio, RANSAC runs on all matches."""
+    """If at least this fraction of the subset are inliers, the geometry of the subset is refined on all
+    matches. Otherwise, RANSAC runs on all matches."""
     min_num_subset_trials: int = 20
     """Minimum number of RANSAC trials on the subset. With fewer trials, all of them might fail by chance."""
     homography_subset_size: int = 100
@@ -112,11 +111,12 @@ class InvertedMaskOptions:
     """Options for recognizing masks that hide the subject instead of its surroundings."""
 
     max_keypoint_share: float = 0.05
-    """Masks seem to be inverted only if less than this fraction of all keypoints is in the used area."""
+    """Masks seem to be inverted only if less than this fraction of all keypoints is outside the hidden
+    area."""
     max_density_ratio: float = 0.1
-    """Masks seem to be inverted only if the number of keypoints per area is, in the used area, less than this
-    fraction of the number in the hidden area. Masked objects have about as much texture as their
-    surroundings, which keeps the ratio near one even for small objects."""
+    """Masks seem to be inverted only if the density of keypoints (number per area) outside the hidden area is
+    less than this fraction of the density inside it. With correct masks, even a small subject has about as
+    much texture as its surroundings, so the ratio of the densities is near one."""
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,8 @@ class MirroringOptions:
     """
 
     min_flipped_ratio: float = 3.0
-    """Minimum ratio of the number of flipped matches (found after mirroring one image) to the number of
-    ordinary matches, for one image of the pair to be considered mirrored."""
+    """A pair is evidence that exactly one of its images is mirrored only if it has at least this number of
+    flipped matches (found after mirroring one image) per ordinary match."""
     flipped_weight: float = 1 / 6
     """Weight of a match found after mirroring one image (flipped match), relative to an ordinary match. The
     weight is small because symmetric objects have flipped matches in ordinary images, too: a pair of such
@@ -137,17 +137,17 @@ class MirroringOptions:
     """Minimum number of matches of a strong pair. Images connected by strong pairs are not tested for
     mirroring against each other."""
     min_strong_ratio: float = 1 / 3
-    """Minimum number of matches of a strong pair (see `min_strong_matches`), as a fraction of the largest
-    number of matches of any pair that contains one of its two images."""
+    """A strong pair (see `min_strong_matches`) must also have at least this fraction of the number of matches
+    of any other pair that contains one of its two images."""
     num_probe_keypoints: int = 400
-    """Number of the largest keypoints of an image that are mirrored and matched to another image as a quick
-    test. Large keypoints are more often detected in the other image, too."""
+    """In a quick test, this number of keypoints of one image, the largest ones, are mirrored and matched to
+    another image. Large keypoints are more likely to be detected in both images."""
     num_target_keypoints: int = 2048
-    """Number of the largest keypoints of the other image to which the mirrored keypoints are matched in the
-    quick test."""
+    """In a quick test, mirrored keypoints of one image (see `num_probe_keypoints`) are matched to this number
+    of keypoints of another image, the largest ones."""
     min_probe_ratio: float = 0.05
-    """Minimum fraction of the mirrored keypoints that match in the quick test; pairs with a smaller fraction
-    are not tested further. In unrelated images, up to 4 percent match."""
+    """Minimum fraction of the mirrored keypoints that match in the quick test (see `num_probe_keypoints`);
+    pairs with a smaller fraction are not tested further. In unrelated images, up to 4 percent match."""
     max_num_partners: int = 20
     """Maximum number of other images against which each image is tested for mirroring, evenly spaced in the
     image order. The limit makes the time proportional to the number of images."""
@@ -171,7 +171,7 @@ class AmbiguityOptions:
     repetition. The keypoints are sampled evenly, and rounding may give up to twice this number."""
     similarity_quantile: float = 0.25
     """Quantile (0 to 1) of the descriptor similarities of an image's verified matches. A keypoint repeats if
-    another place in the same image is at least as similar as this quantile; larger values find fewer
+    its similarity to another place in the same image is at least this quantile. Larger values find fewer
     repetitions."""
     min_distance: float = 24.0
     """Minimum distance between two places in an image that are compared to find repetition, in pixels of the
@@ -204,11 +204,11 @@ class MatchingSettings:
 
     matcher: Literal["sift", "disk", "dust3r"] = "sift"
     """Method for finding matches. "sift" needs no other package. "disk" (DISK with LightGlue) handles larger
-    changes of light and viewpoint than SIFT; it needs `pip install kornia`, downloads 50 MB of weights and is
-    slow without a GPU; kornia and the weights are licensed under Apache-2.0. "dust3r" matches surfaces
+    changes of lighting and viewpoint than SIFT; it needs `pip install kornia`, downloads 50 MB of weights and
+    is slow without a GPU; kornia and the weights are licensed under Apache-2.0. "dust3r" matches surfaces
     without texture; it needs the DUSt3R package (`pip install --no-deps mini-dust3r roma`, `pip install
-    beartype einops`), 2 GB of weights (see dust3r-weights) and a GPU; DUSt3R and the weights are for
-    non-commercial use only (CC BY-NC-SA 4.0)."""
+    beartype einops safetensors huggingface_hub`), 2 GB of weights (see dust3r-weights) and, for acceptable
+    speed, a GPU; DUSt3R and the weights are for non-commercial use only (CC BY-NC-SA 4.0)."""
     dust3r_weights: str = DUST3R_WEIGHTS
     """Weights for the matcher dust3r: a folder with config.json and model.safetensors, or a name on
     huggingface.co. The published weights are for non-commercial use only (CC BY-NC-SA 4.0, and the terms of

@@ -43,7 +43,7 @@ class ImageSimilarity(NamedTuple):
     """Cosine similarity after query expansion, from -1 to 1; -2 on the diagonal and for images without
     keypoints. (N, N)."""
     significant: NDArray[np.bool_]
-    """True for two images whose similarity is significantly higher than that of unrelated images. (N, N)."""
+    """True for pairs of images that are significantly more similar than unrelated images. (N, N)."""
     options: RetrievalOptions
     """Options of the retrieval."""
 
@@ -104,9 +104,9 @@ def expanded_similarity(
 ) -> NDArray[np.floating]:
     """Compute the similarity of images after average query expansion.
 
-    The expanded query of an image is the weighted mean of its own VLAD vector and those of the most similar
-    images, scaled to unit length. The vector of the image itself has the weight 1; the vector of a similar
-    image has the similarity of the two images as its weight.
+    The expanded query of an image is the weighted mean, scaled to unit length, of its VLAD vector and the
+    VLAD vectors of the most similar images. The image itself has the weight 1. Each similar image is weighted
+    by its similarity to the image.
 
     Args:
         similarity: Inner products of the images' unit-length VLAD vectors; zero on the diagonal. (N, N).

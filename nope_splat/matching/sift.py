@@ -19,7 +19,7 @@ def sift_keypoints(image: ImageFile, settings: MatchingSettings) -> Keypoints:
     A blob with several dominant gradient orientations gives several keypoints with the same `xy`.
 
     Args:
-        image: The image; masked pixels are not searched.
+        image: The image; keypoints at masked pixels are removed.
         settings: Maximum number of keypoints, image size for detection, and SIFT options.
 
     Returns:
@@ -106,7 +106,8 @@ def _apply_mask(
         mask: True for used pixels (H, W); None to keep all keypoints.
 
     Returns:
-        The remaining keypoints, and how many were removed; None without a mask.
+        The remaining keypoints; and the numbers of kept and removed keypoints and the used area, or None
+        without a mask.
     """
     if mask is None:
         return detections, None

@@ -2,9 +2,9 @@
 
 Everything that moves with the camera looks like a static scene to a matcher. If such a region has more
 texture than the scene, RANSAC selects its matches as inliers, and all poses are wrong. Stationary matches are
-at the same pixel in both images and contradict the epipolar geometry of the other matches. If the camera
-does not move, as in a burst, no matches are removed: either there are too few matches at different pixels, or
-the matches at the same pixel agree with them.
+at the same pixel in both images and contradict the epipolar geometry of the other matches. If the camera does
+not move, as in a burst, no matches are removed: either there are too few matches at different pixels, or the
+stationary matches agree with the epipolar geometry of these matches.
 """
 
 from __future__ import annotations
@@ -166,10 +166,10 @@ def _grid_shape(size: tuple[int, int], options: StationaryOptions) -> tuple[int,
 
 
 def _fill_holes(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Set every cell with more than four set cells among its eight neighbors, until nothing changes.
+    """Mark cells with more than four stationary cells among their eight neighbors, until nothing changes.
 
     Such cells belong to the same stationary region as their neighbors, but lack texture. `cells` and the
-    result have the shape (rows, columns).
+    result are True for stationary cells. (rows, columns).
     """
     neighbors = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], np.float32)
     for _ in range(max(cells.shape)):

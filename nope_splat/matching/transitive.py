@@ -73,7 +73,10 @@ def transitive_pairs(
 
 
 class CovisibilityCounts:
-    """Number of keypoints of a third image that match keypoints of both images, for all pairs of N images.
+    """Number of keypoints that two images share through a third image, for all pairs of N images.
+
+    Two images share a keypoint if both match the same keypoint of a third image. For each pair, the third
+    image with the most shared keypoints counts.
 
     Args:
         keypoints: Keypoints of each image.

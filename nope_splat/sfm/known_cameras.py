@@ -1,4 +1,4 @@
-"""Known cameras: read them, register images with them, and keep them unless the images contradict them."""
+"""Known poses and intrinsics: reading, registration of images, and restoration after refinement."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class KnownCameras:
     image_ids: Indices
     """Indices of the images with a known pose. (G,)."""
     T_world_camera: Array
-    """Camera-to-world transforms (OpenCV axes) of these images. They are translated and scaled so that the
-    mean camera center is the origin and the largest distance of a camera from the origin is ten.
+    """Camera-to-world transforms (OpenCV axes) of the images `image_ids`, translated and scaled so that the
+    mean camera center is the origin and the largest distance of a camera center from the origin is ten.
     (G, 4, 4)."""
     focal: Array
     """Focal length of each camera, divided by the longer image side. (K,)."""
@@ -37,20 +37,21 @@ class KnownCameras:
     radial: Array
     """Radial distortion k1 and k2 of each camera (see `SharedPinhole`). (K, 2)."""
     source: str = "the known cameras"
-    """File or folder that contains the cameras, for messages."""
+    """Path of the file or folder with the known cameras, for messages."""
     origin: Array = field(default_factory=lambda: np.zeros(3))
-    """Mean camera center in the world coordinates of the file; the origin of `T_world_camera`. (3,)."""
+    """Mean camera center in the world coordinates of the file with the known cameras; the origin of
+    `T_world_camera`. (3,)."""
     unit: float = 1.0
-    """Length of one unit of `T_world_camera`, in the units of the file."""
+    """Length of one unit of `T_world_camera`, in world units of the file with the known cameras."""
     is_corrected: bool = False
-    """Whether `correct_intrinsics` has replaced the intrinsics of the file. If True, SfM uses the cameras as
-    initial values only, and keeps the refined cameras."""
+    """Whether `correct_intrinsics` has replaced the known intrinsics. If True, SfM uses the known poses and
+    the intrinsics only as initial values, and keeps the refined ones."""
 
     @classmethod
     def read(
         cls, path: Path, images: Sequence[ImageFile], held_out: Mask, camera_ids: Indices
     ) -> KnownCameras:
-        """Read the cameras of training images.
+        """Read the known poses and intrinsics of the training images.
 
         Args:
             path: File or folder with the cameras (see `read_image_cameras`).
@@ -72,10 +73,10 @@ class KnownCameras:
     def from_cameras(
         cls, cameras: Mapping[int, NamedCamera], held_out: Mask, camera_ids: Indices, path: Path
     ) -> KnownCameras:
-        """Select the cameras of training images.
+        """Select the known poses and intrinsics of the training images.
 
         Args:
-            cameras: Cameras by image index.
+            cameras: Known pose and intrinsics of each image, by image index; images without them are omitted.
             held_out: Whether each of all N images is held out for evaluation; cameras of held-out images are
                 ignored. (N,).
             camera_ids: Index of the camera (set of intrinsics) of each image. (N,).
@@ -124,16 +125,16 @@ class KnownCameras:
 
     @property
     def extent(self) -> float:
-        """Twice the largest distance of a camera from the mean camera center.
+        """Twice the largest distance of a camera center from the mean camera center.
 
-        The unit is that of `T_world_camera`.
+        Measured in the units of `T_world_camera`.
         """
         centers = self.T_world_camera[:, :3, 3]
         return 2 * float(np.linalg.norm(centers - centers.mean(0), axis=1).max())
 
     @property
     def T_file_camera(self) -> Array:
-        """Camera-to-world transforms in the world coordinates of the file, OpenCV axes. (G, 4, 4)."""
+        """Camera-to-world transforms (OpenCV axes) in the world coordinates of their file. (G, 4, 4)."""
         poses = self.T_world_camera.copy()
         poses[:, :3, 3] = self.unit * poses[:, :3, 3] + self.origin
         return poses
@@ -143,7 +144,7 @@ class KnownCameras:
         return dict(zip(self.image_ids.tolist(), self.T_world_camera, strict=True))
 
     def select(self, image_ids: Indices) -> KnownCameras:
-        """Restrict the poses to those of some images, and center and scale these poses again.
+        """Keep only the poses of some images, and center and scale the kept poses again.
 
         Args:
             image_ids: Indices of the images; images without a known pose are ignored. (n,).
@@ -157,7 +158,7 @@ class KnownCameras:
     def to_lists(self) -> dict[str, object]:
         """Return all fields except `source` by name, with arrays as lists.
 
-        A cache key of this content does not depend on the path of the file.
+        For cache keys, which must not depend on the path of the file with the cameras.
         """
         return {
             name: value.tolist() if isinstance(value, np.ndarray) else value

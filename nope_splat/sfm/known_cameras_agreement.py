@@ -164,7 +164,8 @@ class Agreement:
     agrees: Mask
     """Whether the matches of each pair agree with the known relative pose of its images. (E,)."""
     weights: Array
-    """Weight of each pair in sums over pairs, at most 1. (E,)."""
+    """Weight of each pair in sums over pairs, at most 1: the cosine of the angle of the relative rotation,
+    but at least `KnownCamerasOptions.min_weight`. (E,)."""
 
     @property
     def agreeing_fraction(self) -> float:
@@ -210,7 +211,10 @@ class Agreement:
         return self._largest_group(kept)
 
     def _largest_group(self, kept: Mask) -> Indices:
-        """Find the largest group of images connected by agreeing pairs, and groups that do not contradict it.
+        """Choose groups of images that agreeing pairs connect and that do not contradict each other.
+
+        The largest group is chosen. Each smaller group, in descending order of size, is chosen only if no
+        pair connects it to a group chosen before; such a pair would disagree.
 
         Args:
             kept: Whether each image may be chosen. (n,).

@@ -31,7 +31,7 @@ class CheckedCameras:
     problem: SfmProblem
     """Input of SfM, with the known cameras that are used; without known cameras if none is used."""
     options: SfmOptions
-    """Options of SfM. If no known camera is used, their initialization is the two-view initialization."""
+    """Options of SfM, with two-view initialization if no known camera is used."""
     notices: tuple[Notice, ...] = ()
     """Notice about the known cameras that are not used, and the reason; empty if all known cameras are
     used."""
@@ -60,7 +60,8 @@ def check_known_cameras(problem: SfmProblem, options: SfmOptions, names: Sequenc
     2. If the matches still contradict most cameras, no known camera is used. If they contradict only some
        cameras, these are left out, and their images are registered like images without a known camera.
     3. If a pattern repeats within the images, the matches may be wrong. Then step 2 is skipped, and all
-       cameras are used, unless most are contradicted and a common mistake in the file explains the matches.
+       cameras are used. Exception: if the matches contradict most cameras and a common mistake in the file
+       explains this, no known camera is used.
 
     Args:
         problem: Input of SfM with all training images.

@@ -36,8 +36,8 @@ class Mistake:
 def find_mistake(problem: SfmProblem, known: KnownCameras, names: Sequence[str]) -> Mistake | None:
     """Find the mistake in a file of known cameras that explains why most pairs disagree with the cameras.
 
-    Each common mistake is corrected in turn. The mistake is the one after whose correction the largest
-    fraction of the pairs, by weight, agrees with the cameras. The search stops early if this fraction reaches
+    Each common mistake is corrected in turn. The result is the mistake whose correction makes the largest
+    fraction of the pairs, by weight, agree with the cameras. The search stops early if this fraction reaches
     `KnownCamerasOptions.early_stop_pair_ratio`.
 
     Args:
@@ -175,12 +175,12 @@ def _signed_axes() -> list[Array]:
 
 
 def _moved(known: KnownCameras, cause: str, remedy: str, T_world_camera: Array) -> Mistake:
-    """Create a mistake; `T_world_camera` contains the corrected poses. (G, 4, 4)."""
+    """Create a `Mistake` whose corrected camera-to-world transforms are `T_world_camera`. (G, 4, 4)."""
     return Mistake(cause, remedy, replace(known, T_world_camera=T_world_camera))
 
 
 def _reordered(known: KnownCameras, names: Sequence[str]) -> Iterator[Mistake]:
-    """Yield the mistakes in which the poses are assigned to the wrong images."""
+    """Yield common mistakes that assign poses to the wrong images."""
     ids, poses = known.image_ids, known.T_world_camera
     check = "check the photo names"
     yield Mistake(

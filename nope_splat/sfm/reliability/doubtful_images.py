@@ -19,8 +19,8 @@ def assess_reliability(
     Args:
         state: The refined state; changed in place.
         problem: All verified matches of the connected component.
-        focal_noise_ratio: Observation noise at other focal lengths, divided by the noise at the refined focal
-            length (see `FocalProfile.noise_ratio`).
+        focal_noise_ratio: Observation noise at a longer or a shorter focal length, whichever is smaller,
+            divided by the noise at the refined focal length (see `FocalProfile.noise_ratio`).
         keep_doubtful: Whether to keep images whose matches contradict their pose.
 
     Returns:

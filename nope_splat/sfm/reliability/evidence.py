@@ -44,7 +44,8 @@ class Evidence:
     """Whether matches of each pair support a second epipolar geometry, such as that of a moving object.
     (E,)."""
     missing: MissingPoints
-    """Numbers of points that should be visible in other images, and that are observed or missing there."""
+    """Numbers of points that should be visible in other images, and how many are observed or missing
+    there."""
     has_repeated_pattern: bool
     """Whether a pattern repeats within most images."""
     num_views: int
@@ -166,8 +167,8 @@ def collect_evidence(
     Args:
         state: The refined state; not changed.
         problem: All verified matches of the connected component.
-        focal_noise_ratio: Observation noise at other focal lengths, divided by the noise at the refined focal
-            length (see `FocalProfile.noise_ratio`).
+        focal_noise_ratio: Observation noise at a longer or a shorter focal length, whichever is smaller,
+            divided by the noise at the refined focal length (see `FocalProfile.noise_ratio`).
         focal_uncertainty: Standard deviation of the focal length, divided by the focal length.
 
     Returns:

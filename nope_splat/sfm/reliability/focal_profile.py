@@ -102,7 +102,7 @@ def follow_focal_valley(state: SfmState, options: MapperOptions, keep_poses: boo
 
 
 def prefer_exif_focals(state: SfmState, profile: FocalProfile, problem: SfmProblem) -> None:
-    """Move focal lengths toward those of EXIF data, and fix them, if the images hardly determine them.
+    """Move focal lengths toward the EXIF data and fix them, if the images hardly determine the focal lengths.
 
     Bundle adjustment assumes that the errors of all observations are independent. Errors caused by the camera
     model are not independent, and can displace an almost undetermined focal length by much more than the
@@ -161,7 +161,7 @@ def sample_observations(state: SfmState, max_num_observations: int) -> Mask:
         max_num_observations: Maximum average number of observations per registered image.
 
     Returns:
-        True for the selected inlier observations. (O,).
+        Mask of all O observations, True for the selected ones, which are all inliers. (O,).
     """
     length = np.bincount(state.track_ids[state.inlier], minlength=len(state.points))
     rng = np.random.default_rng(0)

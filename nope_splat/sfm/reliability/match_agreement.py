@@ -15,9 +15,9 @@ from nope_splat.utils.typing import Array, Indices, Mask
 
 @dataclass(frozen=True)
 class MatchCounts:
-    """Numbers of verified and of agreeing matches of each of E pairs, and rotation between its images.
+    """Numbers of verified and of agreeing matches, and rotation angle, of each of E image pairs.
 
-    All of them are 0 if an image of the pair is not registered.
+    All three are 0 for pairs with an unregistered image.
     """
 
     num_matches: Indices
@@ -58,9 +58,9 @@ def find_conflicting_poses(state: SfmState, problem: SfmProblem, counts: MatchCo
         counts: Number of matches of each pair.
 
     Returns:
-        True for pairs with too few matches that agree with the cameras, if nearly all matches of the pair are
-        inliers of a relative pose with enough parallax and with a rotation that differs from the rotation
-        between the two cameras. (E,).
+        True for pairs of which too few matches agree with the cameras, while nearly all matches are inliers
+        of a relative pose with enough parallax whose rotation differs from the relative rotation of the two
+        cameras. (E,).
     """
     options = problem.options.reliability.evidence
     disagrees = counts.num_agreeing < options.min_agreement * counts.num_matches

@@ -123,7 +123,7 @@ class _Visibility:
         return visibility
 
     def points_of(self, image_id: int) -> Indices:
-        """Return the indices of the points that an image observes (n,), or of a random sample of them."""
+        """Return the indices of the points that an image observes, or of a random sample of them. (n,)."""
         points = np.flatnonzero(self.is_observed[:, image_id])
         sample = np.random.default_rng(0).permutation(len(points))[: self.options.max_num_points]
         return np.sort(points[sample])

@@ -123,7 +123,7 @@ def _view_notices(state: SfmState, evidence: Evidence) -> Iterator[Notice]:
 
 
 def _camera_notices(problem: SfmProblem, evidence: Evidence) -> Iterator[Notice]:
-    """Warn if the images do not fit one camera, and name those that deviate."""
+    """Warn if the images do not fit one set of intrinsics, and name the images that deviate."""
     if not evidence.cameras_are_mixed:
         return
     deviates = np.flatnonzero(evidence.camera_profile.deviates)
@@ -181,7 +181,7 @@ def _focal_notices(state: SfmState, problem: SfmProblem, evidence: Evidence) -> 
 
 
 def _exif_notices(state: SfmState, problem: SfmProblem) -> Iterator[Notice]:
-    """Warn if focal lengths differ much from those of the EXIF data."""
+    """Warn if estimated focal lengths differ much from the focal lengths in the EXIF data."""
     registered = np.unique(state.camera_ids[state.registered])
     ratios = state.focal[registered] / problem.exif_focals[registered]
     differ = registered[np.abs(np.log(ratios)) > np.log(problem.options.reliability.max_exif_focal_ratio)]

@@ -12,7 +12,7 @@ from nope_splat.utils.ranges import COUNT, POSITIVE, SHARE
 
 @dataclass(frozen=True)
 class EvidenceOptions:
-    """Options of the comparison of a reconstruction with all verified matches."""
+    """Options for comparing a reconstruction with all verified matches."""
 
     min_num_matches: Annotated[int, COUNT] = 30
     """Minimum number of verified matches with which a pair can contradict the cameras. Pairs with fewer
@@ -23,8 +23,8 @@ class EvidenceOptions:
     matches are wrong matches that passed geometric verification."""
     min_conflicting_inlier_ratio: Annotated[float, SHARE] = 0.85
     """A pair with too little agreement contradicts the cameras if at least this fraction of its matches are
-    inliers of a relative pose that differs from that of the cameras. Wrong matches between very different
-    views may fit a fundamental matrix, but hardly a relative pose."""
+    inliers of a relative pose that differs from the relative pose of the two cameras. Wrong matches between
+    very different views may fit a fundamental matrix, but hardly a relative pose."""
     min_conflicting_tri_angle: Annotated[float, POSITIVE] = 16.0
     """Minimum median triangulation angle, in degrees, of a relative pose that contradicts the cameras. With
     less parallax, a relative pose fits many wrong matches. COLMAP requires the same angle for its initial
@@ -33,8 +33,8 @@ class EvidenceOptions:
     """The relative pose estimated from the matches of a pair contradicts the cameras only if its rotation
     differs from the rotation between the two cameras by at least this angle, in degrees."""
     max_divided_rotation: Annotated[float, POSITIVE] = 15.0
-    """Maximum angle, in degrees, of the rotation between two photos whose matches partly agree and partly
-    disagree with the cameras, for the pair to contradict the cameras."""
+    """If many matches of a pair agree and many disagree with the cameras, this counts against the cameras
+    only if the rotation between the two photos is at most this angle, in degrees."""
     max_num_points: Annotated[int, COUNT] = 1000
     """Maximum number of points per photo whose visibility in the other photos is tested."""
     max_view_angle: Annotated[float, POSITIVE] = 12.0
@@ -45,7 +45,7 @@ class EvidenceOptions:
     depth) in the two photos differ by less than this factor."""
     margin_ratio: Annotated[float, SHARE] = 0.03
     """Width of the margin along each side of a photo in which no points are expected, as a fraction of the
-    longer side."""
+    longer image side."""
     num_grid_cells: Annotated[int, COUNT] = 12
     """Number of grid cells along the longer side of a photo; expected and observed points are counted in each
     cell."""
@@ -70,8 +70,8 @@ class EvidenceOptions:
     """A pair is tested for missing points if at least this number of points of one photo is expected in the
     other photo."""
     max_missing_point_ratio: Annotated[float, SHARE] = 0.5
-    """Maximum fraction of the expected points of a pair that are missing; only pairs with a larger fraction
-    count for `max_missing_pair_ratio`."""
+    """Too many points of a pair are missing (see `max_missing_pair_ratio`) if more than this fraction of the
+    expected points is missing."""
     max_missing_pair_ratio: Annotated[float, SHARE] = 0.2
     """Maximum fraction of pairs in which too many points are missing (see `max_missing_point_ratio`). With a
     larger fraction, the cameras are doubtful. A few such pairs are normal because of occlusion."""
@@ -98,8 +98,8 @@ class FocalProfileOptions:
     """Test of whether the photos determine the focal length, by bundle adjustment at other focal lengths."""
 
     focal_factor: Annotated[float, Gt(1)] = 1.3
-    """Factor of the test: the focal length is once multiplied and once divided by it, and poses and points
-    are adjusted again."""
+    """In the test, the focal length is once multiplied and once divided by this factor, and poses and points
+    are bundle-adjusted at the new focal length."""
     min_noise_ratio: Annotated[float, Gt(1)] = 1.01
     """Minimum ratio of the observation noise at a longer or shorter focal length (see `focal_factor`) to the
     noise at the refined focal length. With a smaller ratio, the focal length is reported as uncertain.
@@ -114,8 +114,8 @@ class FocalProfileOptions:
     """Maximum number of times that all cameras are refined again from a longer or shorter focal length (see
     `min_noise_decrease`)."""
     plausible_focal_ratios: tuple[float, float] = (0.3, 8.0)
-    """Shortest and longest focal length of ordinary lenses, as multiples of the longer side; other focal
-    lengths are reported as implausible."""
+    """Shortest and longest focal length of ordinary lenses, as multiples of the longer image side; other
+    focal lengths are reported as implausible."""
     max_num_observations: Annotated[int, COUNT] = 60
     """Maximum average number of observations per photo that are used in the test of other focal lengths; the
     observations of the longest tracks are used."""
@@ -129,14 +129,14 @@ class FocalProfileOptions:
 
 @dataclass(frozen=True)
 class CameraProfileOptions:
-    """Options of the comparison of shared intrinsics with separate intrinsics for each photo."""
+    """Options for comparing shared intrinsics with separate intrinsics for each photo."""
 
     max_noise_ratio: Annotated[float, Gt(1)] = 1.2
     """Maximum ratio of the observation noise with shared intrinsics to the noise with separate intrinsics;
     with a larger ratio, the photos do not fit one camera. Photos of one camera reach less than 1.05."""
     min_zoom_ratio: Annotated[float, Gt(1)] = 1.1
-    """Minimum ratio of neighboring focal lengths, in sorted order, at which photos that do not fit one camera
-    are separated into two cameras."""
+    """If photos do not fit one camera, they are sorted by focal length and split into two cameras at the
+    largest ratio of neighboring focal lengths, provided that this ratio is at least this value."""
     max_num_separations: Annotated[int, COUNT] = 4
     """Maximum number of rounds in which cameras are split; each round splits a camera into at most two."""
     max_log_focal_deviation: Annotated[float, POSITIVE] = 0.1
@@ -144,9 +144,10 @@ class CameraProfileOptions:
     photos of its camera; photos with a larger difference count as deviating."""
     max_principal_point_deviation: Annotated[float, SHARE] = 0.08
     """Maximum distance of a photo's principal point from the median over the photos of its camera, as a
-    fraction of the longer side; photos with a larger distance count as deviating."""
+    fraction of the longer image side; photos with a larger distance count as deviating."""
     principal_point_sigma_ratio: Annotated[float, POSITIVE] = 0.2
-    """Standard deviation of the prior on a photo's own principal point, as a fraction of the longer side."""
+    """Standard deviation of the prior on a photo's own principal point, as a fraction of the longer image
+    side."""
     max_num_observations: Annotated[int, COUNT] = 60
     """Maximum average number of observations per photo that are used in the comparison; the observations of
     the longest tracks are used."""
@@ -165,8 +166,8 @@ class ReliabilityOptions:
     camera_profile: CameraProfileOptions = field(default_factory=CameraProfileOptions)
     """Comparison of shared intrinsics with separate intrinsics for each photo."""
     max_exif_focal_ratio: Annotated[float, Gt(1)] = 1.15
-    """Maximum ratio of the larger to the smaller of two focal lengths: the estimate and the one in EXIF data.
-    A larger ratio is reported."""
+    """If the estimated focal length and the focal length in the EXIF data differ by more than this factor,
+    the difference is reported."""
     min_registered_ratio: Annotated[float, Interval(gt=0, le=1)] = 0.5
     """Minimum fraction of the photos that are registered; with a smaller fraction, the reconstruction is
     reported as weakly supported."""
