@@ -19,7 +19,7 @@ COMMANDS = {
     "report": "Write an HTML report of a training run.",
     "demo-scene": "Render photos of a procedural scene.",
 }
-"""Description of each command by name. A command such as `demo-scene` runs the function `demo_scene` of the
+"""Descriptions by command name. The command `demo-scene`, for example, runs the function `demo_scene` of the
 module `demo_scene`."""
 
 

@@ -16,7 +16,7 @@ from nope_splat.io.cameras import read_matching_cameras
 from nope_splat.utils.terminal import printable
 
 MAX_PRINTED = 4
-"""Number of cameras whose focal length errors are printed one by one."""
+"""Maximum number of cameras whose focal length errors are printed individually."""
 
 
 def compare_cameras(
@@ -25,13 +25,14 @@ def compare_cameras(
 ) -> None:
     """Measure the accuracy of cameras against a reference: relative poses, positions and focal lengths.
 
-    Cameras and reference can each be a `transforms.json`, a `ground_truth.json` as `nope-splat demo-scene`
-    writes it, a folder with a COLMAP model, or cameras exported from RealityScan, Metashape, OpenSfM or
-    Polycam. Images are matched by name; images that are only in the reference count as failed. The printed
-    table contains, in percent: AUC at 5 and 30 degrees, RRA and RTA at 5 degrees, absolute trajectory error
-    (ATE) relative to the largest distance between two reference cameras, and the focal length error of each
-    reference camera. If there are many reference cameras, the median and the largest of these errors are
-    printed instead, and the photos of the cameras with the largest errors.
+    Cameras and reference can each be a `transforms.json`, a `ground_truth.json` from `nope-splat demo-scene`,
+    a folder with a COLMAP model, or cameras exported from RealityScan, Metashape, OpenSfM or Polycam. Images
+    are matched by name; images that are only in the reference count as failed. The printed table contains, in
+    percent: AUC at 5 and 30 degrees, RRA and RTA at 5 degrees, absolute trajectory error (ATE) relative to
+    the largest distance between two reference cameras, and the focal length error of each reference camera.
+    With more than four reference cameras, the table contains only the median and the largest of these errors.
+    With more than one, up to four of the largest errors are also printed below the table, each with the name
+    of a photo of the camera.
 
     Args:
         cameras: File or folder with the cameras to evaluate.
@@ -58,7 +59,7 @@ def compare_cameras(
 
 
 def _focal_column(errors: Sequence[FocalError]) -> str:
-    """Format focal length errors: all of a few cameras, or median and largest absolute error of many."""
+    """Format focal length errors: all if there are few, else the median and the largest absolute error."""
     percents = [error.percent for error in errors]
     if len(percents) <= MAX_PRINTED:
         return ", ".join(f"{percent:+.3f}" for percent in percents)

@@ -37,9 +37,11 @@ def reconstruct(
     """Estimate cameras and track points from a folder of images, without training a splat.
 
     Writes `transforms.json` with `sparse_pc.ply` (nerfstudio), `sparse/0` (COLMAP model), `report.json`
-    (statistics), `images/` with links to the registered images or upright copies in sRGB of images that other
-    tools would read differently, and `masks/` if any registered image has a mask. Results are cached in the
-    subfolder `cache/` of the output folder, and reused if images and options are the same.
+    (statistics), `images/` with the registered images, and `masks/` if any registered image has a mask.
+    `images/` contains links to the images; an image that other tools would read differently is copied upright
+    and in sRGB. Neither images nor masks are written if this `images/` would be the image folder itself or
+    inside it. Results are cached in the subfolder `cache/` of the output folder, and reused if images and
+    options are the same.
 
     Args:
         data: Folder of images, or a folder that contains the image folder as `images/`.
@@ -72,7 +74,7 @@ def reconstruct(
 
 
 def _warn_about_masks(scene: Reconstruction, folder: ImageFolder, output_dir: Path) -> None:
-    """Log a warning if any registered image has a mask, because masks are not exported."""
+    """Log a warning if registered images have masks, which are not exported because the folders overlap."""
     if any(map(has_mask, compress(images_of(scene, folder), scene.registered))):
         logger.warning(
             f"Masks are not exported, because the output folder {output_dir} overlaps with the photo folder"

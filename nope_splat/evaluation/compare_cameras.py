@@ -51,12 +51,12 @@ def compare_cameras(
 
 @dataclass(frozen=True)
 class FocalError:
-    """Relative error of the focal length of one reference camera."""
+    """Relative error of the estimated focal length, averaged over the images of one reference camera."""
 
     percent: float
-    """Mean error over the images, in percent; positive if the estimated focal length is too long."""
+    """Mean relative error over `images`, in percent; positive if the estimated focal length is too long."""
     images: tuple[str, ...]
-    """Names of the images of the camera that have an estimated camera, in alphabetical order."""
+    """Names of the reference camera's images that have an estimated focal length, in alphabetical order."""
 
 
 def focal_errors(
@@ -69,11 +69,12 @@ def focal_errors(
 
     Args:
         estimated: Estimated cameras by image name.
-        reference: Reference cameras by image name. Images with equal intrinsics share a camera.
+        reference: Reference cameras by image name. Images with equal intrinsics count as images of one
+            camera.
 
     Returns:
-        One error per reference camera; cameras without images in `estimated` are omitted. Cameras are sorted
-        by the alphabetically first name of their images.
+        One error per reference camera, sorted by the alphabetically first image name of the camera. Cameras
+        without images in `estimated` are omitted.
     """
     images_by_camera: dict[object, list[str]] = {}
     for name in sorted(estimated.keys() & reference.keys()):

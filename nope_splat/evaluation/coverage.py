@@ -35,8 +35,7 @@ def covered_pixels(
     Args:
         view: The held-out view, without a batch axis.
         train_views: The training views, with one batch axis (V,).
-        min_views: A pixel is covered if its surface point is visible in at least this number of training
-            views.
+        min_views: Minimum number of training views in which the surface point of a covered pixel is visible.
         max_relative_depth_error: Tolerance of the depth comparison, as a fraction of the depth in the depth
             map.
 

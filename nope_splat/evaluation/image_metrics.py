@@ -19,8 +19,8 @@ class ImageMetrics:
     metric should not share code with the loss that is optimized. The training loss uses a separate kernel,
     which is faster on a CPU and tested against pytorch_msssim.
 
-    SSIM and LPIPS need whole images. With a mask, image pixels that are not evaluated are replaced with the
-    rendering, and the remaining difference (1 - SSIM, or LPIPS) is divided by the fraction of evaluated
+    SSIM and LPIPS need whole images. With a mask, the ground truth pixels that are not evaluated are replaced
+    by pixels of the rendering, and the values 1 - SSIM and LPIPS are divided by the fraction of evaluated
     pixels.
 
     The weights of LPIPS are downloaded on first use. If the download fails, a message is logged once and

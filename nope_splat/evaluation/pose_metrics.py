@@ -13,7 +13,8 @@ from nope_splat.geometry.similarity import align_similarity
 from nope_splat.utils.typing import Array
 
 FAILED_PAIR_ERROR = 180.0
-"""Rotation error and translation direction error, in degrees, of an image pair with an unregistered image."""
+"""Rotation error and translation direction error, in degrees, assigned to image pairs in which an image is
+unregistered."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class PoseMetrics:
     largest distance between two ground truth centers. NaN with fewer than three registered images, or if all
     estimated or all ground truth centers coincide."""
     focal_error: float
-    """Relative error of the focal length in percent, positive if the estimate is too long; NaN without a
-    focal length."""
+    """Relative error of the focal length in percent, positive if the estimate is too long; NaN if focal
+    lengths were not compared."""
 
 
 def compare_poses(
@@ -102,7 +103,7 @@ def area_under_recall(errors: Array, threshold: float) -> float:
 
     Args:
         errors: Non-negative errors. (n,).
-        threshold: Upper end of the range of t, which starts at zero; in the unit of the errors.
+        threshold: Largest t, in the unit of the errors; the smallest t is zero.
 
     Returns:
         Area divided by `threshold`, from 0 to 1.

@@ -20,9 +20,9 @@ from nope_splat.splatting.lens import Lens
 from nope_splat.splatting.rendering import CameraView
 
 MIN_MEAN_OBSERVATIONS = 200
-"""If training images have, on average, fewer track observations than this number, cameras are refined earlier
-and more often (`JointRefinement.few_tracks_start`). Images with texture and overlap have about ten times this
-number."""
+"""If training images have, on average, fewer track observations than this number, joint refinement starts
+earlier and runs more often (`JointRefinement.few_tracks_start`). Images with texture and overlap have about
+ten times as many."""
 
 
 def has_few_tracks(model: NopeSplatModel) -> bool:
@@ -34,7 +34,8 @@ def has_few_tracks(model: NopeSplatModel) -> bool:
         model: The model, in training mode.
 
     Returns:
-        True if the mean is below the limit. Always False if principal points or distortion are optimized.
+        True if the mean is below `MIN_MEAN_OBSERVATIONS`. Always False if principal points or distortion are
+        optimized.
     """
     observations, lens = model.observations, model.camera_optimizer.learned_lens
     return lens is None and len(observations.view_ids) < MIN_MEAN_OBSERVATIONS * model.num_train_data
@@ -47,9 +48,10 @@ def joint_problem(model: NopeSplatModel) -> BundleProblem:
         model: The model, in training mode.
 
     Returns:
-        Problem with the V training views as images. Each of the K cameras has five intrinsics (K, 5): log
-        focal length, principal point shift (x, y) relative to the reconstruction in full-resolution pixels,
-        k1 and k2. Observed positions are relative to the principal point of the reconstruction.
+        Problem whose images are the V training views. `intrinsics` (K, 5) contains, for each camera, log
+        focal length, shift (x, y) of the principal point from its position in the reconstruction
+        (full-resolution pixels), k1 and k2. `xy` are observed positions relative to the principal point of
+        the reconstruction, in full-resolution pixels.
     """
     optimizer, observations = model.camera_optimizer, model.observations.to(model.device)
     lens, learned_lens = optimizer.lens(), optimizer.learned_lens
@@ -81,18 +83,18 @@ def joint_problem(model: NopeSplatModel) -> BundleProblem:
 
 
 def view_renderer(model: NopeSplatModel, cameras: Cameras, batches: list[dict[str, Any]]) -> RenderView:
-    """Create the function that renders training views for the photometric term of joint refinement.
+    """Create a function that renders training views for the photometric term of joint refinement.
 
     Args:
-        model: The model, in training mode; views are rendered at its current training resolution, and halved
-            in size until they fit into `max_image_size` of the refinement options.
+        model: The model, in training mode. Views are rendered at the current training resolution; then width
+            and height are halved until both are at most `JointRefinement.max_image_size`.
         cameras: Cameras of the V training views, with the intrinsics of the reconstruction.
-        batches: One batch per training view from the data manager: the image and an optional mask. V.
+        batches: Batches of the V training views from the data manager: the image and an optional mask.
 
     Returns:
         Function that renders a view. Its arguments are the index of the view, `T_camera_world` (4, 4), and
-        intrinsics (5,): log focal length, principal point shift (x, y) relative to the reconstruction in
-        full-resolution pixels, k1 and k2.
+        intrinsics (5,): log focal length, shift (x, y) of the principal point from its position in the
+        reconstruction (full-resolution pixels), k1 and k2.
     """
     optimizer, background = model.camera_optimizer, model.background_color.to(model.device)
     gaussians, sh_degree = model.gaussians(), model.current_sh_degree()
@@ -135,13 +137,13 @@ def adjust_cameras(
     Args:
         model: The model, in training mode; its cameras and track points are updated in place.
         cameras: Cameras of the V training views, with the intrinsics of the reconstruction.
-        batches: One batch per training view from the data manager: the image and an optional mask. V.
+        batches: Batches of the V training views from the data manager: the image and an optional mask.
         single_step: Whether to take at most one Levenberg-Marquardt step, for refinement at short intervals.
             Otherwise, several steps are taken, the first ones at lower image resolution.
 
     Returns:
-        The refined bundle adjustment problem, the costs before and after each accepted step, and the
-        photometric share of the information about the poses.
+        The refined bundle adjustment problem, the costs before and after each accepted step, and the fraction
+        of the information about the poses that comes from photometric errors.
     """
     optimizer = model.camera_optimizer
     limits: dict[str, Any] = {"max_iterations": 1, "pyramid_levels": ()} if single_step else {}

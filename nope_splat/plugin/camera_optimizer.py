@@ -44,13 +44,13 @@ def world_to_camera(camera_to_world: Tensor) -> Tensor:
 
 
 def intrinsic_matrices(cameras: Cameras) -> Tensor:
-    """Build the intrinsic matrices of cameras, on the device of the cameras (unlike nerfstudio's method).
+    """Build intrinsic matrices on the device of the cameras; nerfstudio's method returns CPU tensors.
 
     Args:
         cameras: C nerfstudio cameras.
 
     Returns:
-        Intrinsic matrices in pixels of the cameras' images. (C, 3, 3).
+        Intrinsic matrices in pixels, at the image size of each camera. (C, 3, 3).
     """
     K = cameras.fx.new_zeros(*cameras.shape, 3, 3)
     K[..., 0, 0], K[..., 1, 1] = cameras.fx[..., 0], cameras.fy[..., 0]
@@ -92,10 +92,11 @@ class NopeCameraOptimizerConfig(CameraOptimizerConfig):
 
     _target: type = field(default_factory=lambda: NopeCameraOptimizer)
     optimize_focal: bool = True
-    """Whether to optimize the focal length of each camera. Poses are optimized unless mode is "off"."""
+    """Whether to optimize the focal length of each camera. Poses are optimized unless the option mode is
+    "off"."""
     optimize_principal_point: bool = False
-    """Whether to optimize the principal point of each camera. The principal points of cameras with both
-    portrait and landscape images stay fixed."""
+    """Whether to optimize the principal point of each camera. If a camera has both portrait and landscape
+    photos, its principal point stays fixed."""
     optimize_distortion: bool = False
     """Whether to optimize radial distortion k1 and k2 of each camera, and to render with distortion.
 
@@ -184,8 +185,8 @@ class NopeCameraOptimizer(CameraOptimizer):
         Args:
             poses: Camera-to-world transforms of the training views, OpenGL axes. (V, 3, 4).
             focal: Focal lengths in full-resolution pixels. (K,).
-            lens: Principal point shifts relative to the reconstruction (full-resolution pixels) and radial
-                distortion, (K, 2) each; None to leave both unchanged.
+            lens: Principal point shifts (x, y) relative to the reconstruction, in full-resolution pixels, and
+                radial distortion k1 and k2, (K, 2) each; None to leave both unchanged.
         """
         if self.learned_lens is not None and lens is not None:
             self.learned_lens.set_lens(lens)
@@ -303,10 +304,10 @@ class NopeCameraOptimizer(CameraOptimizer):
         return cameras if self.learned_lens is None else self.learned_lens.cameras(cameras)
 
     def get_param_groups(self, param_groups: dict) -> None:
-        """Extend nerfstudio's parameter groups by the camera parameters that Adam optimizes.
+        """Add the camera parameters that Adam optimizes to nerfstudio's parameter groups.
 
         Args:
-            param_groups: Parameters by group name, updated in place. With joint refinement, nothing is added.
+            param_groups: Parameters by group name, updated in place; unchanged with joint refinement.
         """
         if not self.config.by_gradient:
             return
@@ -335,7 +336,7 @@ class NopeCameraOptimizer(CameraOptimizer):
         return refinement.steps(num_iterations, few_tracks)
 
     def get_loss_dict(self, loss_dict: dict) -> None:
-        """Add no loss, because track losses replace nerfstudio's penalties on pose corrections."""
+        """Do nothing, because track losses replace nerfstudio's penalties on pose corrections."""
 
     @torch.no_grad()
     def get_metrics_dict(self, metrics_dict: dict) -> None:
@@ -350,8 +351,8 @@ class NopeCameraOptimizer(CameraOptimizer):
           are optimized.
         - Statistics of the last joint refinement, if there was one.
 
-        With several cameras, the names of metrics of intrinsics end with `/` and the camera number, starting
-        at 1.
+        With several cameras, each metric of intrinsics is split into one entry per camera: `name/1`, `name/2`
+        and so on.
 
         Args:
             metrics_dict: Metrics by name, updated in place.

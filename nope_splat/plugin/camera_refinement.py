@@ -20,18 +20,20 @@ class JointRefinement:
     interval: Annotated[float, POSITIVE] = 0.2
     """Fraction of the training run between two refinements; smaller values refine more often."""
     few_tracks_start: Annotated[float, SHARE] = 0.1
-    """If photos have fewer than 200 track observations on average, refinement starts after the smaller of
-    start and this fraction. The initial poses of such photos are poor, and Gaussians would overfit the poses
-    if refinement started later."""
+    """If photos have fewer than 200 track observations on average, refinement starts after this fraction of
+    the training run, or after start if start is smaller. The initial poses of such photos are poor, and
+    Gaussians would overfit to these poses if refinement started later. The few-tracks options have no effect
+    if principal points or distortion are optimized."""
     few_tracks_interval: Annotated[float, POSITIVE] = 0.02
-    """If photos have fewer than 200 track observations on average, the fraction of the training run between
-    two refinements is the smaller of interval and this value."""
+    """Fraction of the training run between two refinements if photos have fewer than 200 track observations
+    on average. If interval is smaller, interval applies."""
     few_tracks_min_iterations: Annotated[int, COUNT] = 100
     """Minimum number of iterations before the first refinement if photos have fewer than 200 track
     observations on average. Earlier renderings show little more than the initial Gaussians."""
     max_image_size: Annotated[int, COUNT] = 800
-    """Maximum longer side, in pixels, of the photos and renderings in the photometric error; larger images
-    are halved in size until they fit. Smaller values make refinement faster and slightly less accurate."""
+    """Maximum longer side, in pixels, of the photos and renderings that the photometric error compares; width
+    and height of larger images are halved until they fit. Smaller values make refinement faster and slightly
+    less accurate."""
 
     def steps(self, num_iterations: int, few_tracks: bool = False) -> tuple[int, ...]:
         """Compute the iterations after which the cameras are refined.

@@ -17,8 +17,8 @@ MAX_ROTATION_ERROR = 1e-2
 """A matrix R counts as a rotation only if no entry of R R^T - I exceeds this absolute value. The limit is far
 above float32 rounding errors."""
 GAUSSIANS = "gauss_params."
-"""Part of a parameter's name in the state dict. The name contains this text if and only if the parameter
-belongs to Gaussians that are not tied to track points."""
+"""Text that identifies the parameters of Gaussians that are not tied to track points: only the names of these
+parameters in a state dict contain this text."""
 
 
 def unreadable_reason(error: Exception) -> str:
@@ -58,7 +58,7 @@ def require_layout(state: Any, path: Path) -> None:
 
 
 def require_finite(values: Mapping[str, Any]) -> None:
-    """Check that the tensors in a state, such as cameras and track points, are finite.
+    """Check that all tensors in a state dict, such as cameras and track points, are finite.
 
     Gaussians that are not tied to track points are not checked, because `remove_nonfinite_gaussians` can
     remove them.

@@ -97,13 +97,13 @@ def last_checkpoint(folder: Path) -> Path:
 
 
 def write_checkpoint(state: dict[str, Any], path: Path, run: Path) -> None:
-    """Write a checkpoint atomically: after an error or a power loss, earlier checkpoints are intact.
+    """Write a checkpoint atomically, so that an error or a power loss never damages earlier checkpoints.
 
     Args:
         state: Content of the checkpoint: tensors in plain containers.
         path: The checkpoint file; its folder is created if missing.
-        run: The run's folder. The temporary file is written here, because nerfstudio would load a partial
-            file in the folder of `path`.
+        run: The run's folder, in which a temporary file is written first. In the folder of `path`, nerfstudio
+            would mistake a partial file for a checkpoint.
 
     Raises:
         NopeSplatError: If the file cannot be written; no partial file remains.
@@ -125,7 +125,7 @@ def write_checkpoint(state: dict[str, Any], path: Path, run: Path) -> None:
 def writing_to_run(run: Path) -> Iterator[None]:
     """Raise a `NopeSplatError` if the code in a `with` block fails due to a full disk or a removed folder.
 
-    TensorBoard writes files in a separate thread. The `OSError` of such a thread is not printed, because
+    TensorBoard writes files in a separate thread. An `OSError` in this thread is not printed, because
     TensorBoard raises the error again in the main thread.
 
     Args:
@@ -136,7 +136,7 @@ def writing_to_run(run: Path) -> Iterator[None]:
 
     Raises:
         NopeSplatError: If the block raises an `OSError` because the run's folder was removed, or because its
-            disk is full or read-only. Other errors are not changed.
+            disk is full or read-only. Other exceptions are passed on unchanged.
     """
     before = threading.excepthook
 
@@ -211,7 +211,8 @@ def report_mismatch() -> Iterator[None]:
         Nothing.
 
     Raises:
-        NopeSplatError: If the block fails because an entry of the checkpoint is missing or has another shape.
+        NopeSplatError: If the block fails because an entry of the checkpoint is missing or has an unexpected
+            shape.
     """
     try:
         yield
@@ -229,10 +230,10 @@ def require_same_names(saved: Iterable[str], expected: Iterable[str]) -> None:
 
     Args:
         saved: Names of the entries in the checkpoint.
-        expected: Names of the entries of the object that loads the checkpoint.
+        expected: Names of the entries in the object that loads the checkpoint, such as a model.
 
     Raises:
-        ValueError: If a name is in only one of the two.
+        ValueError: If a name is only in `saved` or only in `expected`.
     """
     saved, expected = set(saved), set(expected)
     for name in sorted(expected ^ saved):

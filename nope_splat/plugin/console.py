@@ -1,4 +1,4 @@
-"""Fix for nerfstudio's console, which fails on paths such as `out [/old]`: it parses them as rich markup."""
+"""Fix for nerfstudio's console, which parses paths such as `out [/old]` as rich markup, and then fails."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ class NopeDataManager(FullImageDatamanager):
     def _load_images(
         self, split: Literal["train", "eval"], cache_images_device: Literal["cpu", "gpu"]
     ) -> list:
-        """Load the images of a split into memory, without pinned memory if there is no GPU."""
+        """Load the images of a split into memory, which is pinned only if there is a GPU."""
         if torch.device(self.device).type == "cpu":
             # nerfstudio's "gpu" means `self.device`. Its "cpu" would pin memory, which requires CUDA.
             cache_images_device = "gpu"
@@ -115,7 +115,7 @@ class NopeDataManager(FullImageDatamanager):
         )
 
     def set_cameras(self, cameras: OptimizedCameras) -> None:
-        """Replace the cameras of the training and evaluation datasets, for viewer, rendering and export.
+        """Replace the cameras of all images by optimized cameras, for use by viewer, rendering and export.
 
         Args:
             cameras: Optimized cameras, in the order of the images in the datasets.
@@ -124,7 +124,7 @@ class NopeDataManager(FullImageDatamanager):
         self.set_eval_cameras(cameras)
 
     def set_eval_cameras(self, cameras: OptimizedCameras) -> None:
-        """Replace the cameras of the held-out images, and keep those of the training images.
+        """Replace the cameras of the held-out images, but not the cameras of the training images.
 
         During training, the camera optimizer needs the training cameras of the reconstruction.
 
@@ -140,7 +140,7 @@ class NopeDataManager(FullImageDatamanager):
             split: Split of the images in `dataset`, "train" or "eval".
             dataset: The dataset, modified in place.
             poses: Camera-to-world transforms of the images in `dataset`, OpenGL axes. (n, 3, 4).
-            optimized: Optimized cameras, of which only the intrinsics are used.
+            optimized: Optimized cameras; only their intrinsics are used.
         """
         original, scene = dataset._dataparser_outputs.cameras, self.dataparser.scene
         focals = [camera.focal for camera in scene.cameras]

@@ -57,8 +57,8 @@ class NopeDataParserConfig(DataParserConfig):
     seeds: Literal["dense", "tracks", "depth"] = "dense"
     """Initial Gaussians in addition to those at track points. "tracks" adds none. "dense" adds a point cloud
     triangulated from optical flow. "depth" adds one Gaussian per image patch, at the depth of a depth map (as
-    in SPFSplat); it suits few or textureless images. Each of these Gaussians is as large as its patch, and
-    more opaque where the depth map is more confident. Depth maps are computed by the matcher dust3r or a
+    in SPFSplat); it suits few or textureless images. Such a Gaussian is as large as its patch, and more
+    opaque where the depth map is more confident. Depth maps are computed by the matcher dust3r or a
     depth network, or read from files; see depth.model for requirements and licenses."""
     seeding: SeedSettings = field(default_factory=SeedSettings)
     """Options of dense seeds. If seeds is "depth", only the image size, the cell size and the fusion options
@@ -126,7 +126,7 @@ class NopeDataParser(DataParser):
         return reconstruct(self.folder, held_out, self.config.sfm, self.config.cache_dir)
 
     def image_ids(self, split: str) -> NDArray[np.int64]:
-        """Return the indices of the registered images in a split, as numbered in the reconstruction. (n,).
+        """Return the indices, in the reconstruction, of the n registered images of a split. (n,).
 
         Args:
             split: "train" for the training images; any other value for the held-out images.
@@ -181,7 +181,8 @@ class NopeDataParser(DataParser):
         """Add the depth maps of the training images to the metadata, if the option `depth_priors` is set.
 
         Args:
-            metadata: Metadata of the training split; gets the entry `depth_priors` (`DepthPriors`).
+            metadata: Metadata of the training split, to which the entry `depth_priors` (`DepthPriors`) is
+                added.
         """
         if not self.config.depth_priors:
             return
@@ -201,7 +202,7 @@ class NopeDataParser(DataParser):
 
     @cached_property
     def _images(self) -> list[ImageFile]:
-        """Image files in the order of the reconstruction; stationary cells (logos) are marked as ignored."""
+        """Image files in the order of the reconstruction; cells that show a logo are marked as ignored."""
         by_name = {image.name: image for image in self.folder.images}
         scene = self.distorted_scene
         return [
@@ -277,8 +278,8 @@ def training_observations(scene: Reconstruction, image_ids: NDArray[np.int64]) -
         image_ids: Indices of the V training images in the reconstruction. (V,).
 
     Returns:
-        O observations. `view_ids` are indices of training views, 0 to V - 1; `xy` are positions in
-        full-resolution pixels relative to the principal point of the image.
+        O observations. `view_ids` (O,) are indices of training views, 0 to V - 1; `xy` (O, 2) are positions
+        in full-resolution pixels, relative to the principal point of the image.
     """
     view_of_image = np.full(len(scene.image_names), -1)
     view_of_image[image_ids] = np.arange(len(image_ids))

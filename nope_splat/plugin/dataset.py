@@ -48,7 +48,7 @@ class NopeDataset(InputDataset):
         return self._dataparser_outputs.metadata["lenses"][index]
 
     def _image(self, index: int) -> ImageFile:
-        """Return the image file of an image, given by its index in this dataset."""
+        """Return the `ImageFile` of the image with the given index in this dataset."""
         return self._dataparser_outputs.metadata["images"][index]
 
     def _size(self, index: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Options of densification, and their conversion to gsplat's strategy for a number of iterations."""
+"""Options of densification, and their conversion to a gsplat strategy for a given number of iterations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nope_splat.utils.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE
 
 @dataclass
 class DensificationConfig:
-    """Options of densification. Where Splatfacto has the same option, its name is used.
+    """Options of densification. Options that Splatfacto also has are named as in Splatfacto.
 
     Options whose names end with `fraction` are times or intervals, as fractions of the training run.
     """

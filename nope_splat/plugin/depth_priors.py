@@ -23,11 +23,11 @@ logger = logging.getLogger(__name__)
 MAX_SIZE = 518
 """Maximum longer side of a depth prior in pixels; depth networks do not resolve more detail."""
 POOR_FIT = 0.25
-"""Threshold on the depth error at the track points, as a fraction of the depth. If the median error over all
-depth maps is larger, a message says that the option depth.kind may be wrong."""
+"""If the median error of the depth maps at the track points exceeds this fraction of the depth, a message
+says that the option depth.kind may be wrong."""
 NEIGHBORS = 4
-"""Maximum number of neighbors of a view. Neighbors are the other views with the most matches to the view. The
-Chamfer loss compares the view with one random neighbor in each iteration."""
+"""Maximum number of neighbors of a view, which are the views that share the most matches with the view. In
+each iteration, the Chamfer loss compares the training view with one random neighbor."""
 
 
 class DepthPrior(NamedTuple):
@@ -38,7 +38,7 @@ class DepthPrior(NamedTuple):
     used: Tensor
     """True for unmasked pixels. (H, W), bool."""
     scale: Tensor
-    """Width and height of the map divided by those of the full-resolution image, at most 1. (2,)."""
+    """Width of the map / width of the full-resolution image, and the same for the height; at most 1. (2,)."""
     center: Tensor
     """Principal point (x, y) in pixels of the map. (2,)."""
 
@@ -53,8 +53,8 @@ class DepthPriors:
     inverse: bool
     """True if the priors contain inverse depth, False if they contain depth; the same for all priors."""
     neighbors: dict[int, tuple[int, ...]]
-    """For each view with a prior, up to `NEIGHBORS` other views with a prior, by decreasing number of
-    matches."""
+    """For each view with a prior, up to `NEIGHBORS` other views with a prior, in order of decreasing number
+    of matches with the view."""
 
     def to(self, device: torch.device) -> DepthPriors:
         """Return a copy of the priors on a device."""
@@ -76,7 +76,7 @@ def make_depth_priors(
             principal points or distortion are optimized, those of the original images.
         distorted: Reconstruction of the original images, from which the depth maps were made.
         image_ids: Indices of the V training images in the reconstruction. (V,).
-        images: Image files of the training images. V.
+        images: Image files of the V training images.
         maps: Depth maps by image index in the reconstruction, all of the same kind (depth or inverse depth).
             Images without a depth map are missing.
 

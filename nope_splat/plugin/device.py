@@ -1,4 +1,4 @@
-"""Choose and check the training device, which is the option `machine.device_type`.
+"""Choose and check the training device (option `machine.device_type`).
 
 The default "auto" is replaced by "cuda" if gsplat has kernels for the GPU, else by "cpu". The saved
 configuration thus contains the device on which the model was trained.

@@ -1,9 +1,9 @@
 """Align the poses of held-out images to a trained model, before the model is evaluated on these images.
 
-Training changes the training poses and the track points, so the poses of held-out images from the
-reconstruction no longer fit. Each held-out image is therefore registered again by resection on the optimized
-track points, and its pose is refined by photometric alignment with the rendering. The model and all other
-cameras are frozen, so held-out images do not affect the model.
+Training changes the training poses and the track points, so the reconstructed poses of held-out images no
+longer fit. Each held-out image is therefore registered again by resection on the optimized track points, and
+its pose is refined by photometric alignment with the rendering. The model and all other cameras are frozen,
+so held-out images do not affect the model.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def resect_on_trained_points(
 ) -> tuple[Tensor, Correspondences2d3d] | None:
     """Register a held-out image by resection on the optimized track points.
 
-    The 2D-3D correspondences are those of the reconstruction (`scene.resections`).
+    The 2D-3D correspondences come from the reconstruction (`scene.resections`).
 
     Args:
         scene: The reconstruction before training.

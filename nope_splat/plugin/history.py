@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 MAX_ROWS = 512
-"""Maximum number of recorded iterations. When it is exceeded, every second recorded iteration is removed, and
-the interval between records is doubled."""
+"""Maximum number of recorded iterations. Beyond this number, every second record is removed, and the interval
+between records is doubled."""
 
 
 class History(nn.Module):

@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 class Interruption(KeyboardInterrupt):
-    """Exception after Ctrl-C; it is raised only between iterations, so that a checkpoint can be saved."""
+    """Exception that is raised between two iterations after Ctrl-C, so that a checkpoint can be saved."""
 
 
 class DeferredInterruption:

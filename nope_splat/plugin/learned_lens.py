@@ -22,11 +22,11 @@ class LearnedLens(nn.Module):
     corners by about the same distance as a unit step of the log focal length. The parameters are:
 
     - `principal_point` (K, 2): Shift of the principal point (x, y), divided by the focal length.
-    - `distortion` (K, 2): Change of k1 times r^2, and change of k2 times r^4. r is the distance of an image
-      corner from the image center, divided by the focal length.
+    - `distortion` (K, 2): Change of k1, multiplied by r^2, and change of k2, multiplied by r^4. r is the
+      distance of an image corner from the image center, divided by the focal length.
 
-    The principal point of a camera with both portrait and landscape images is fixed, since it rotates with
-    the camera.
+    The principal point of a camera with both portrait and landscape images is fixed, because its position in
+    upright images depends on the orientation of the camera.
 
     Args:
         num_intrinsics: Number K of cameras.
@@ -127,9 +127,9 @@ class LearnedLens(nn.Module):
         return {f"{name}_opt": [parameters[name]] for name, learns in self.learns.items() if learns}
 
     def free_mask(self) -> Tensor:
-        """Return which parameters of each camera are optimized: True or False for x, y, k1, k2. (K, 4).
+        """Return which parameters of each camera are optimized. (K, 4), bool.
 
-        x and y are the coordinates of the principal point.
+        The four parameters are the principal point coordinates x and y, k1 and k2.
         """
         shift = self.one_orientation & self.learns["principal_point"]
         radial = torch.full_like(shift, self.learns["distortion"])

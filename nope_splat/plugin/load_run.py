@@ -72,8 +72,8 @@ def optimized_scene(pipeline: NopePipeline) -> Reconstruction:
         pipeline: Pipeline with the trained model.
 
     Returns:
-        The reconstruction of the original images. The poses of held-out images are those after alignment to
-        the trained model (`NopePipeline.align_held_out`).
+        The reconstruction of the original images. Poses of held-out images are aligned to the trained model
+        (see `NopePipeline.align_held_out`).
 
     Raises:
         NopeSplatError: If the cached reconstruction differs from the one used in training.
@@ -98,8 +98,8 @@ def optimized_scene(pipeline: NopePipeline) -> Reconstruction:
 def _orthonormal(poses: NDArray[np.floating]) -> NDArray[np.floating]:
     """Replace the left 3 x 3 blocks of poses (V, 3, 4) by the nearest rotation matrices.
 
-    The optimizer computes poses in single precision, so the blocks are not orthonormal in the precision of
-    the array, as exported rotations must be.
+    The optimizer computes poses in single precision, so the blocks are orthonormal only to single precision.
+    Exported rotations must be orthonormal to the precision of the array.
     """
     poses = poses.copy()
     poses[:, :, :3] = nearest_rotation(poses[:, :, :3])

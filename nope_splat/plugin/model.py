@@ -112,8 +112,8 @@ class NopeSplatModel(SplatParameters):
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         """Return the parameters that Adam optimizes, by the names of nerfstudio's parameter groups.
 
-        Parameters of Gaussians are always included; depending on the configuration, also those of track
-        points, depth corrections and cameras.
+        Parameters of Gaussians are always included. Parameters of track points, depth corrections and cameras
+        are included if the configuration lets Adam optimize them.
         """
         groups = self.get_gaussian_param_groups()
         if not self._tracks_by_gradient():

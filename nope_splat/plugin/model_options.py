@@ -65,13 +65,14 @@ class NopeSplatModelOptions(ModelConfig):
     """Interval between two increases of the spherical harmonics degree, as a fraction of the training run.
     The degree starts at 0 and increases by one up to sh-degree."""
     background_color: Literal["random", "black", "white"] = "random"
-    """Color of pixels without Gaussians. "random" uses a new random color in each training iteration, and in
-    evaluation the mean color of the initial Gaussians."""
+    """Color of pixels without Gaussians. "random" is a new random color in each training iteration, and the
+    mean color of the initial Gaussians in evaluation."""
     rasterize_mode: Literal["classic", "antialiased"] = "classic"
-    """Rasterization mode. "antialiased" reduces artifacts in renderings at other resolutions than in
-    training. However, most viewers assume "classic" and do not show the exported .ply file correctly."""
+    """Rasterization mode. "antialiased" reduces artifacts in renderings at resolutions other than the
+    training resolution. However, most viewers assume "classic", and show .ply files of "antialiased" models
+    incorrectly."""
     num_downscales: Annotated[int | Auto, NOT_NEGATIVE, ByDevice(cuda=2, cpu=1)] = "auto"
-    """Number of times that width and height of the training images are halved for the start of training; 0
+    """Number of times that width and height of the training images are halved at the start of training; 0
     trains at full training resolution from the start. "auto" is 2 on a GPU and 1 on a CPU."""
     resolution_schedule_fraction: Annotated[float, POSITIVE] = 0.1
     """Interval between two doublings of the width and height of the training images, as a fraction of the

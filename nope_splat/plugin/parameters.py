@@ -81,7 +81,7 @@ class SplatParameters(SplatfactoModel):
 
     @property
     def shs_0(self) -> Tensor:
-        """Another name of `features_dc`: spherical harmonics coefficients of degree 0. (N, 3)."""
+        """Alias of `features_dc`: spherical harmonics coefficients of degree 0. (N, 3)."""
         return self.features_dc
 
     def gaussians(self) -> Gaussians:

@@ -169,7 +169,7 @@ class NopePipeline(VanillaPipeline):
         }
 
     def set_extra_state(self, state: Any) -> None:
-        """Do nothing: `load_pipeline` has already compared the training data with those of the checkpoint.
+        """Do nothing, because `load_pipeline` has already compared this description with the training data.
 
         Args:
             state: Result of `get_extra_state`; unused.
@@ -198,7 +198,7 @@ class NopePipeline(VanillaPipeline):
         Outside training, two steps follow:
 
         1. If the checkpoint has no aligned held-out poses for this iteration, these poses are aligned. This
-           step is omitted if the reconstruction differs from that of the checkpoint.
+           step is omitted if the reconstruction differs from the one in the checkpoint.
         2. The optimized cameras replace those of the data manager, so that viewer, rendering and export use
            them.
 
@@ -288,7 +288,7 @@ class NopePipeline(VanillaPipeline):
         self._aligned_steps[index] = step
 
     def _show_cameras(self) -> None:
-        """Copy the optimized cameras to the data manager; in training, only cameras of held-out images."""
+        """Copy the optimized cameras to the data manager; in training, only those of held-out images."""
         cameras = self.model.camera_optimizer
         with torch.no_grad():
             lens = None if (learned := cameras.lens()) is None else Lens(*(part.cpu() for part in learned))
@@ -327,8 +327,8 @@ class NopePipeline(VanillaPipeline):
         """Compute the mean metrics of all registered held-out images.
 
         Args:
-            step: Current iteration of the model; held-out poses are first aligned to this model. None to use
-                the poses as they are, such as those of a loaded checkpoint.
+            step: Current iteration of the model; held-out poses are first aligned to this model. None to keep
+                the current poses, such as the poses from a loaded checkpoint.
             output_path: Folder to which renderings are saved; None to save none.
             get_std: Whether to compute standard deviations too; ignored for a single image.
 

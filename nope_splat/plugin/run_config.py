@@ -14,12 +14,12 @@ from nope_splat.plugin.safe_config import read_config
 
 
 class RunConfigFile(type(Path())):  # pyright: ignore[reportGeneralTypeIssues, reportUntypedBaseClass] (the path class of the operating system)
-    """Path of a `config.yml`, with a method `read_text` that returns a safe and updated text for nerfstudio.
+    """Path of a `config.yml` whose method `read_text` returns YAML text that nerfstudio can load safely.
 
     nerfstudio would execute code in the file. `read_text` therefore reads the configuration with
-    `read_config`, and formats it as YAML again. If the file is in the folder of a run, the configuration is
-    changed to resume this run in its current folder, because the folder may have been moved since the file
-    was written.
+    `read_config`, and converts the result to YAML again. If the file is in the folder of a run, the
+    configuration is changed to resume this run in its current folder, because the folder may have been moved
+    since the file was written.
     """
 
     data: Path | None = None

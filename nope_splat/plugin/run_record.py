@@ -59,8 +59,8 @@ class RunRecord:
     photos: Mapping[str, str]
     """Hash of each photo and its mask, by photo name (see `folder_hashes`)."""
     number: int = 0
-    """Counter of starts in the experiment. The run that was started or resumed last has the largest
-    number."""
+    """Number of the latest start or resumption of this run, counted over all runs of the experiment. The run
+    that was started or resumed last has the largest number."""
 
     @classmethod
     def of(cls, config: Any, data: Path) -> RunRecord:
@@ -108,7 +108,7 @@ class RunRecord:
         """Return a copy of the record with another `number`.
 
         Args:
-            number: Counter of starts in the experiment.
+            number: Number of the new start or resumption in the experiment.
         """
         return replace(self, number=number)
 

@@ -38,7 +38,7 @@ class ConfigLoader(yaml.UnsafeLoader):
             mark: Position in the YAML file.
 
         Raises:
-            ConstructorError: If the name is not that of a class in `PACKAGES`.
+            ConstructorError: If no package in `PACKAGES` has a class with this name.
         """
         if name.partition(".")[0] not in PACKAGES:
             _refuse(name, mark)

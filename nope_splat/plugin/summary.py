@@ -53,9 +53,9 @@ def reconstruction_rows(scene: Reconstruction) -> Rows:
 
 
 def training_rows(model: NopeSplatModel, data: NopeDataManager) -> Rows:
-    """Summarize a training run: number of Gaussians, changes of cameras and errors, PSNR of held-out images.
+    """Summarize a training run: number of Gaussians, changes during training, PSNR of held-out images.
 
-    The changes are those of intrinsics, mean reprojection error and poses, relative to the reconstruction.
+    Intrinsics, poses and mean reprojection error are compared with the reconstruction before training.
 
     Args:
         model: The trained model.

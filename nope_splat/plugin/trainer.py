@@ -55,7 +55,7 @@ ITERATIONS_PER_IMAGE = 100
 """Default number of iterations per image on a CPU. With half as many iterations, large image sets lose
 details; with more iterations, small image sets are overfitted."""
 MIN_ITERATIONS, MAX_ITERATIONS = 500, 30_000
-"""Smallest and largest number of iterations for the value "auto"; a GPU uses the largest."""
+"""Limits of the number of iterations if `max_num_iterations` is "auto"; on a GPU, always the upper limit."""
 
 
 @dataclass
@@ -93,11 +93,11 @@ class NopeTrainerConfig(TrainerConfig):
     """Whether to resume an interrupted training run. "auto" resumes the last run with the same settings and
     photos if this run is unfinished; "never" always starts a new run."""
     run_dir: tyro.conf.Suppress[Path | None] = None
-    """Folder of a run that was moved. None to use the folder that follows from output_dir, experiment_name,
+    """Current folder of a run that was moved; None for the folder given by output_dir, experiment_name,
     method_name and timestamp."""
 
     def __post_init__(self) -> None:
-        """Replace the path `load_config`, so that nerfstudio reads the file safely and resumes its run."""
+        """Replace the path `load_config`, so that nerfstudio reads this file safely and resumes the run."""
         if self.load_config is not None:
             self.load_config = RunConfigFile(self.load_config)
             self.load_config.data = self.data
@@ -110,8 +110,8 @@ class NopeTrainerConfig(TrainerConfig):
     def set_experiment_name(self) -> None:
         """Set the experiment name and the cache folder, if they are not set.
 
-        The experiment name is that of the photo folder (option `data`), or of its parent folder if the photo
-        folder is named "images". The cache folder is `cache` in the folder of the experiment.
+        The experiment is named after the photo folder (option `data`), or after the parent folder if the
+        photo folder is named "images". The cache folder is `cache` in the folder of the experiment.
         """
         data = self.pipeline.datamanager.data
         if self.experiment_name is None and data is not None and data.resolve().name == "images":
@@ -124,8 +124,8 @@ class NopeTrainerConfig(TrainerConfig):
     def set_timestamp(self) -> None:
         """Choose the run to resume, if any, and set `timestamp`, which names the run's folder.
 
-        A new run keeps the option `timestamp`; by default, it is the current time. "auto" values are replaced
-        first, because a run is resumed only if its settings are the same.
+        For a new run, a `timestamp` set by the user is kept; the default is the current time. "auto" values
+        are replaced first, because a run is resumed only if its settings are the same.
 
         Raises:
             NopeSplatError: If a setting is out of range, or the image folder is missing.

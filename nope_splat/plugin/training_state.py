@@ -1,8 +1,8 @@
 """Training state that checkpoints contain beyond the parameters and optimizers saved by nerfstudio.
 
 This state includes random number generators, lists of the images not yet used in the current epoch, and
-densification statistics. With this state, a training run that is resumed on a CPU ends with bit-identical
-Gaussians.
+densification statistics. With this state, a training run that is resumed on a CPU ends with exactly the same
+Gaussians as an uninterrupted training run.
 """
 
 from __future__ import annotations

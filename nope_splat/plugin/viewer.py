@@ -44,10 +44,10 @@ is one)."""
 POINT_SIZE = 0.04
 """Size of the track points in the units of nerfstudio's viewer."""
 KEYPOINT_NOISE = 0.1
-"""Lower limit, in pixels, of the reprojection error at the red end of the color scale of track points. The
-limit is about the noise of keypoints, so that errors below the noise are not shown in red."""
+"""Minimum reprojection error, in pixels, at the red end of the color scale of track points. This value is
+about the noise of keypoints, so errors below the noise are never shown in red."""
 THUMBNAIL = 160
-"""Maximum length, in pixels, of the longer side of the images that are shown in the camera frusta."""
+"""Maximum longer side, in pixels, of the images shown in the camera frusta."""
 VISIBLE_CHANGE = 0.002
 """Relative change of the focal length above which the frustum of a training image is redrawn."""
 MAX_NAMES = 10
@@ -57,7 +57,7 @@ CURVES = {
     "reprojection_error_px": "Reprojection error (px)",
     "camera_rotation_mean_deg": "Camera rotation (degrees)",
 }
-"""Metrics that the panel plots, as names in the training history, and the title of each plot."""
+"""Plot titles of the metrics that the panel plots, by the names of the metrics in the training history."""
 SIGNED = ("focal_change_percent",)
 """Plotted metrics that can be negative; the axes of all other metrics start at zero."""
 
@@ -147,7 +147,7 @@ class NopeViewerControl(ViewerControl):
         self._ready = True
 
     def show_cameras(self) -> None:
-        """Draw all cameras before training starts, since the first iteration may block drawing."""
+        """Draw all cameras before training starts, since drawing may have to wait for the first iteration."""
         if self._ready:
             self._draw_cameras()
 
@@ -303,8 +303,8 @@ class NopeViewerControl(ViewerControl):
     def _draw_points(self) -> None:
         """Draw the track points, and the legend of their colors.
 
-        The color of a point shows its mean reprojection error. Blue is zero. Red is the 95th percentile over
-        all points, but at least `KEYPOINT_NOISE`, and all larger errors.
+        The color of a point shows its mean reprojection error. The scale ranges from zero (blue) to the 95th
+        percentile over all points, but at least to `KEYPOINT_NOISE` (red). Larger errors are red too.
         """
         model = self._pipeline.model
         points, errors = model.track_positions(), model.reprojection_errors()

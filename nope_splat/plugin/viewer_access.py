@@ -95,17 +95,17 @@ def _wrap_constructor(viewer_class: Any) -> None:
 def listening_host(config: ViewerConfig, in_training: bool) -> str:
     """Choose the network address on which a viewer listens.
 
-    In a training run, this package sets the default of `config.websocket_host`. In `ns-viewer`, the default
-    is that of nerfstudio, which listens on all addresses; only the command line shows whether the user has
-    chosen this value.
+    In a training run, the default of `config.websocket_host` is set by this package. In `ns-viewer`, it is
+    set by nerfstudio and means all addresses of this machine; only the command line shows whether the user
+    has set the same value.
 
     Args:
         config: Options of the viewer.
         in_training: Whether the viewer belongs to a training run.
 
     Returns:
-        `config.websocket_host` in a training run. In `ns-viewer`, `config.websocket_host` if the user has
-        chosen it, and the loopback address if not.
+        `config.websocket_host` in a training run. In `ns-viewer`, `config.websocket_host` if the user has set
+        this option, else the loopback address.
     """
     chosen = any(argument.replace("_", "-").startswith(HOST_OPTION) for argument in sys.argv)
     if in_training or chosen or config.websocket_host != ViewerConfig().websocket_host:

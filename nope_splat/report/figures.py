@@ -50,10 +50,11 @@ TITLES = {
 }
 """Titles of the plotted metrics of the training history, in the order of the report."""
 MIN_AGREEMENT = 0.5
-"""Pairs of images with a value of `Trust.pairs` (0 to 1) below this limit contradict the cameras, and are
-drawn as red lines."""
+"""Image pairs whose value in `Trust.pairs` (0 to 1) is below this limit contradict the cameras, and are drawn
+as red lines."""
 NOISY = frozenset({"photometric", "psnr"})
-"""Metrics of single images. They vary from image to image, so their curves are drawn with a running mean."""
+"""Metrics of the training image of an iteration, which vary strongly; a running mean is added to the
+curve."""
 
 
 def image_colors(scene: Reconstruction) -> list[str]:
@@ -182,8 +183,8 @@ def curves(history: History) -> dict[str, bytes]:
         history: Training history.
 
     Returns:
-        Content of an SVG file by title of the figure. Only metrics in `TITLES` that were recorded more than
-        once are plotted.
+        Contents of SVG files by figure title. Only metrics in `TITLES` that were recorded more than once are
+        plotted.
     """
     plots = {}
     for name, title in TITLES.items():
@@ -198,7 +199,7 @@ def _plot(title: str, by_camera: Mapping[str, tuple[Sequence[int], Sequence[floa
 
     Args:
         title: Title of the figure.
-        by_camera: Iterations and values of each curve, by the label of the curve in the legend.
+        by_camera: Iterations and values of each curve, by curve label in the legend.
         noisy: Whether to draw the curves as thin gray lines, and to add their running means.
 
     Returns:

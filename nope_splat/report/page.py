@@ -25,8 +25,7 @@ from nope_splat.sfm import Reconstruction
 from nope_splat.utils.progress import progress_bar
 
 THUMBNAIL, RENDERING = 200, 640
-"""Maximum length, in pixels, of the longer side: first of thumbnails, then of held-out images and their
-renderings."""
+"""Maximum longer side in pixels: of thumbnails, and of held-out images and their renderings."""
 METRICS = {"psnr": "PSNR {:.2f} dB", "ssim": "SSIM {:.3f}", "lpips": "LPIPS {:.3f}"}
 """Format of each image metric in the report."""
 PACKAGES = ("nope-splat", "nerfstudio", "gsplat", "torch", "numba", "numpy")
@@ -165,7 +164,7 @@ def _held_out_views(pipeline: NopePipeline) -> Iterator[HeldOutView]:
 
 
 def _versions(pipeline: NopePipeline) -> dict[str, str]:
-    """Return text by label: device, versions of Python and packages, and the seconds of each SfM stage."""
+    """Return text by label: device, versions of Python and packages, and seconds taken by each SfM stage."""
     device = torch.device(pipeline.device)
     rows = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
