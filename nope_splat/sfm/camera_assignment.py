@@ -13,7 +13,7 @@ from nope_splat.scene.reconstruction import Lens
 from nope_splat.utils.typing import Indices
 
 CameraPer = Literal["lens", "folder", "size"]
-"""Criteria by which images share a camera; see `assign_cameras`."""
+"""Criterion by which images are assigned to the same camera; see `assign_cameras`."""
 
 
 def assign_cameras(images: Sequence[ImageFile], by: CameraPer = "lens") -> Indices:
@@ -47,7 +47,7 @@ def find_lenses(images: Sequence[ImageFile], camera_ids: Indices) -> tuple[Lens,
         camera_ids: Camera index of each image. (N,).
 
     Returns:
-        Lens of each of the K cameras, with the median of the images' focal lengths.
+        Lens of each of the K cameras; its focal length is the median over the images of the camera.
     """
     lenses = []
     for camera in range(int(camera_ids.max()) + 1):

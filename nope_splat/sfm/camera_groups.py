@@ -1,4 +1,4 @@
-"""Assignment of images to shared cameras, and the pixel unit of SfM."""
+"""Assignment of images to shared cameras, and the unit of image coordinates in SfM."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nope_splat.matching import Keypoints
 
 @dataclass(frozen=True)
 class CameraGroups:
-    """Size, camera and pixel unit of each image.
+    """Size, camera and keypoint detection resolution of each image.
 
     SfM measures image coordinates in *pixels at keypoint detection resolution*: pixels of the image after
     scaling it to the size at which keypoints were detected. All images of a camera have the same size, up to
@@ -25,7 +25,7 @@ class CameraGroups:
     camera_ids: NDArray[np.int64]
     """Index of the camera (set of intrinsics) of each image. (N,)."""
     pixel_sizes: NDArray[np.floating]
-    """Side of a pixel at keypoint detection resolution, in full-resolution pixels, for each image. (N,)."""
+    """Full-resolution pixels per pixel at keypoint detection resolution, for each image. (N,)."""
 
     @classmethod
     def from_keypoints(
@@ -34,7 +34,7 @@ class CameraGroups:
         """Create the groups from image sizes, camera indices and keypoints.
 
         The keypoint detection resolution of an image is the size to which the image was scaled to detect
-        keypoints. If it differs between the images of a camera, the lowest is used for all of them.
+        keypoints. If the images of a camera have different resolutions, the lowest is used for all of them.
 
         Args:
             sizes: Width and height of each image at full resolution, in pixels. (N, 2).
@@ -52,14 +52,14 @@ class CameraGroups:
 
     @property
     def longer_sides(self) -> NDArray[np.floating]:
-        """Longer image side of each camera, in pixels at keypoint detection resolution. (K,)."""
+        """Longer side of the images of each camera, in pixels at keypoint detection resolution. (K,)."""
         sides = np.zeros(self.num_cameras)
         np.maximum.at(sides, self.camera_ids, self.sizes.max(axis=1) / self.pixel_sizes)
         return sides
 
     @property
     def camera_pixel_sizes(self) -> NDArray[np.floating]:
-        """Pixel side at keypoint detection resolution, in full-resolution pixels, for each camera. (K,)."""
+        """Full-resolution pixels per pixel at keypoint detection resolution, for each camera. (K,)."""
         pixel_sizes = np.ones(self.num_cameras)
         pixel_sizes[self.camera_ids] = self.pixel_sizes
         return pixel_sizes

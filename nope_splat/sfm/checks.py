@@ -17,7 +17,7 @@ from nope_splat.sfm.options import SfmOptions
 from nope_splat.utils.ranges import check_ranges
 
 POSSIBLE_FOCAL = (0.1, 20.0)
-"""Shortest and longest focal length that users may set, as multiples of the longer side."""
+"""Shortest and longest focal length that users may set, as multiples of the longer image side."""
 
 
 def check_sfm_options(options: SfmOptions) -> None:

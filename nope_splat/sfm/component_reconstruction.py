@@ -40,9 +40,9 @@ class RegisteredComponent:
 def reconstruct_determined_cameras(
     whole: SfmProblem, components: Sequence[Indices], options: SfmOptions
 ) -> tuple[Indices, SfmProblem, RegisteredComponent]:
-    """Reconstruct one connected component, and repeat it with a fixed focal length if necessary.
+    """Reconstruct one connected component; if necessary, again with a fixed focal length.
 
-    `needs_fixed_focal` decides whether it is necessary.
+    `needs_fixed_focal` decides whether the second reconstruction is necessary.
 
     Args:
         whole: Matches and priors of all training images.
@@ -136,14 +136,14 @@ def reconstruct_component(problem: SfmProblem, options: SfmOptions) -> Registere
 
 
 def register_from_best_start(problem: SfmProblem, options: SfmOptions) -> RegisteredComponent | None:
-    """Register images from every start of the initialization, and keep the best result.
+    """Register images from each initial state of the initialization, and keep the best result.
 
     Args:
         problem: Matches and priors of one connected component.
         options: Options of SfM.
 
     Returns:
-        The result with the most registered images and, among these, the most inlier observations; None if
+        The result with the most registered images, ties broken by the number of inlier observations; None if
         every result has fewer than two registered images.
     """
     best = None
@@ -156,7 +156,7 @@ def register_from_best_start(problem: SfmProblem, options: SfmOptions) -> Regist
 
 
 def register(start: Start, problem: SfmProblem, options: SfmOptions) -> RegisteredComponent:
-    """Register the images of a connected component from one start.
+    """Register the images of a connected component from one initial state.
 
     Args:
         start: Initial state and relative poses; the state is changed in place.

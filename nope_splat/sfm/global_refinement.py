@@ -119,8 +119,8 @@ def _refine_where_determined(
             intrinsics of the cameras in the mask are free.
         is_determined: Function that takes the standard deviations of all intrinsics (K, 5) and returns
             whether the images determine the additional intrinsics of each camera (K,).
-        min_gain: Factor by which the noise of the observations must decrease at least; otherwise the
-            additional intrinsics of all cameras stay unrefined.
+        min_gain: Minimum factor by which the observation noise must decrease; otherwise no additional
+            intrinsics are refined.
 
     Returns:
         Whether the additional intrinsics of each camera were refined. (K,).

@@ -17,15 +17,16 @@ class IntrinsicsPriorOptions:
     """Standard deviations of the Gaussian priors on the intrinsics in bundle adjustment."""
 
     log_focal_sigma: Annotated[float, POSITIVE] = 0.5
-    """Standard deviation of the natural logarithm of a focal length; for focal lengths estimated from
-    pointmaps, it is the upper limit of this standard deviation. The prior keeps the focal length near its
-    initial value if the photos do not determine it, and is too weak to matter otherwise."""
+    """Standard deviation of the natural logarithm of a focal length; only an upper limit if the focal length
+    is estimated from pointmaps. The prior keeps the focal length near its initial value if the photos do not
+    determine it, and is too weak to matter otherwise."""
     exif_log_focal_sigma: Annotated[float, POSITIVE] = 0.1
-    """Standard deviation of the natural logarithm of a focal length from EXIF data. It covers values rounded
-    to whole millimeters, crops by the camera, and focusing."""
+    """Standard deviation of the natural logarithm of a focal length from EXIF data. It allows for rounding to
+    whole millimeters, cropping in the camera, and focusing."""
     principal_point_sigma_ratio: Annotated[float, POSITIVE] = 0.02
-    """Standard deviation of the principal point from the photo center, as a fraction of the longer side.
-    Lenses are centered to about one percent of the sensor; twice that allows for stabilized lenses."""
+    """Standard deviation of the principal point from the photo center, as a fraction of the longer side of
+    the photo. Lenses are centered to within about one percent of the sensor size; two percent allows for
+    image stabilization."""
     corner_distortion_sigma: Annotated[float, POSITIVE] = 0.05
     """Standard deviation of the distance by which each of the two radial distortion terms displaces a corner
     of a photo, as a fraction of the distance between corner and center. Typical cameras and phones displace
@@ -37,11 +38,13 @@ class FocalEstimationOptions:
     """Estimation of focal lengths from verified matches or from pointmaps."""
 
     min_focal_length_ratio: Annotated[float, POSITIVE] = 0.3
-    """Shortest plausible focal length, as a fraction of the longer side; shorter estimates are discarded."""
+    """Shortest plausible focal length, as a fraction of the longer side of the photo; shorter estimates are
+    discarded."""
     max_focal_length_ratio: Annotated[float, POSITIVE] = 4.0
-    """Longest plausible focal length, as a multiple of the longer side; longer estimates are discarded."""
+    """Longest plausible focal length, as a multiple of the longer side of the photo; longer estimates are
+    discarded."""
     prior_field_of_view: Annotated[float, Interval(gt=0, lt=180)] = 60.0
-    """Field of view across the longer side, in degrees, that is assumed if the focal length cannot be
+    """Field of view across the longer side of the photo, in degrees, to assume if the focal length cannot be
     estimated."""
     max_num_pairs: Annotated[int, COUNT] = 500
     """Maximum number of pairs from which the focal length is estimated; the pairs with the most matches are
@@ -71,15 +74,15 @@ class DegeneracyOptions:
 
     min_inlier_ratio: Annotated[float, POSITIVE_SHARE] = 0.9
     """A scene counts as planar if at least this fraction of the matches are inliers of homographies. The
-    camera motion counts as pure rotation if also at least this fraction are inliers of rotations. In scenes
-    with depth, homographies explain at most 0.8 of the matches, even if one wall dominates."""
+    camera motion counts as pure rotation if, in addition, at least this fraction are inliers of rotations. In
+    scenes with depth, homographies explain at most 0.8 of the matches, even if one wall dominates."""
     max_error: Annotated[float, POSITIVE] = 4.0
     """Maximum transfer error of an inlier match of a rotation, in pixels of the image in which keypoints are
     detected; the same value as for homographies in geometric verification."""
     max_num_pairs: Annotated[int, COUNT] = 50
     """Maximum number of pairs tested for pure rotation; the pairs with the most matches are tested."""
     max_num_matches: Annotated[int, COUNT] = 200
-    """Maximum number of matches per tested pair; of more matches, a random sample is used."""
+    """Maximum number of matches per tested pair; if a pair has more, a random sample is used."""
     num_focal_candidates: Annotated[int, Ge(3)] = 32
     """Number of focal lengths tried in the coarse search for pure rotation, and again in the fine search."""
     num_reweighting_steps: Annotated[int, COUNT] = 10
@@ -93,7 +96,8 @@ class TwoViewPoseOptions:
     max_epipolar_error: Annotated[float, POSITIVE] = 2.0
     """Maximum epipolar error of an inlier match, in pixels of the image in which keypoints are detected."""
     min_num_inliers: Annotated[int, Ge(5)] = 15
-    """Minimum number of inlier matches of a relative pose; pairs with fewer are not used for registration."""
+    """Minimum number of inlier matches of a relative pose; pairs with fewer inliers are not used for
+    registration."""
 
 
 @dataclass(frozen=True)
@@ -104,33 +108,33 @@ class GlobalRefinementOptions:
     """Maximum reprojection error of an observation in each round of refinement, in pixels of the image in
     which keypoints are detected; observations with a larger error are removed."""
     ba_tolerance: Annotated[float, POSITIVE] = 1e-3
-    """Minimum decrease of the cost per step, as a fraction of the cost; after a smaller decrease, bundle
-    adjustment stops. The last bundle adjustment uses a smaller value."""
+    """Bundle adjustment stops when a step reduces the cost by less than this fraction of the cost. The last
+    bundle adjustment uses a smaller fraction."""
     max_prior_sigmas: Annotated[float, POSITIVE] = 3.0
-    """Maximum deviation of refined intrinsics from the mean of their prior, in standard deviations. With a
-    larger deviation, the principal point or the distortion is not refined, because it probably absorbs other
+    """Maximum deviation of a refined principal point or distortion from the mean of its prior, in standard
+    deviations of the prior. With a larger deviation, it is not refined, because it probably absorbs other
     errors."""
     max_uncertainty_ratio: Annotated[float, POSITIVE] = 0.25
-    """Maximum standard deviation of refined intrinsics, as a fraction of the standard deviation of their
-    prior. With a larger fraction, the photos do not determine the principal point or the distortion, which is
-    then not refined."""
+    """Maximum standard deviation of a refined principal point or distortion, as a fraction of the standard
+    deviation of its prior. With a larger fraction, it is not refined, because the photos do not determine
+    it."""
     min_distortion_gain: Annotated[float, Ge(1)] = 1.25
-    """If `refine_extra_params` is None, radial distortion is refined only if the refinement divides the
-    observation noise by at least this factor. Photos with less distortion give better renderings without
-    undistortion."""
+    """If `refine_extra_params` is None, radial distortion is refined only if this reduces the observation
+    noise by at least this factor. Photos with less distortion give better renderings if they are not
+    undistorted."""
     min_num_observations: Annotated[int, COUNT] = 10
-    """Minimum number of observations of a registered photo; photos with fewer are unregistered."""
+    """Minimum number of observations in a registered photo; photos with fewer observations are
+    unregistered."""
     max_known_camera_noise_ratio: Annotated[float, Ge(1)] = 1.25
     """Maximum ratio of the observation noise with known cameras to the noise with refined cameras. With a
     smaller ratio, the known cameras are kept unchanged; otherwise the refined cameras are used."""
     max_focal_uncertainty: Annotated[float, POSITIVE] = 0.1
-    """Maximum relative uncertainty of a focal length that the photos determine: three standard deviations,
-    divided by the focal length. If the uncertainty is larger, there is a warning. If in addition the scene is
-    planar or `initial_focal` is set, the cameras are computed again with a fixed focal length."""
+    """Maximum uncertainty of the focal length: three standard deviations, divided by the focal length. Beyond
+    this limit, there is a warning that the photos do not determine the focal length. If, in addition, the
+    scene is planar or `initial_focal` is set, the cameras are computed again with a fixed focal length."""
     min_distortion: Annotated[float, POSITIVE] = 0.1
-    """Minimum displacement by radial distortion, in pixels of the image in which keypoints are detected. If
-    no pixel is displaced by more, the distortion is set to zero, because many tools do not support
-    distortion."""
+    """If radial distortion displaces all pixels by less than this distance, in pixels of the image in which
+    keypoints are detected, the distortion is set to zero, because many tools do not support distortion."""
 
 
 @dataclass(frozen=True)
@@ -138,61 +142,61 @@ class KnownCamerasOptions:
     """Comparison of known cameras with verified matches, before the cameras are used."""
 
     min_num_matches: Annotated[int, COUNT] = 30
-    """Minimum number of matches of a pair of photos; pairs with fewer are not compared with the known
+    """Minimum number of matches of a pair of photos; pairs with fewer matches are not compared with the known
     cameras."""
     max_num_matches: Annotated[int, COUNT] = 200
     """Maximum number of matches per pair that are compared with the known cameras; if a pair has more, only
     every n-th match is used."""
     max_error: Annotated[float, POSITIVE] = 2.0
-    """Maximum Sampson error of a match that agrees with two known cameras, in pixels of the image in which
-    keypoints are detected. The limit is this number of pixels or `max_error_ratio` of the longer side,
-    whichever is larger."""
+    """A match agrees with two known cameras if its Sampson error is at most this value, in pixels of the
+    image in which keypoints are detected, or `max_error_ratio` times the longer side of the photo, whichever
+    is larger."""
     max_error_ratio: Annotated[float, POSITIVE] = 0.005
-    """Maximum Sampson error of a match that agrees with two known cameras, as a fraction of the longer
-    image side. The limit is `max_error` pixels or this fraction, whichever is larger."""
+    """A match agrees with two known cameras if its Sampson error is at most this fraction of the longer side
+    of the photo, or `max_error` pixels, whichever is larger."""
     min_agreement: Annotated[float, POSITIVE_SHARE] = 0.6
-    """Two known cameras are exact if at least this fraction of the matches of their photos agrees with them
-    and `min_relative_agreement` is met."""
+    """Two known cameras are exact if at least this fraction of the matches between their photos agrees with
+    them and `min_relative_agreement` is also met."""
     min_relative_agreement: Annotated[float, POSITIVE_SHARE] = 0.9
     """Two known cameras are exact only if the number of matches that agree with them is at least this
     fraction of the number of matches that agree with a relative pose estimated from the matches."""
     max_num_trials: Annotated[int, COUNT] = 500
-    """Maximum number of RANSAC iterations for the estimated relative pose."""
+    """Maximum number of RANSAC iterations to estimate the relative pose of two photos from their matches."""
     max_rotation_error: Annotated[float, POSITIVE] = 7.0
-    """Two known cameras that are not exact still agree with the matches if the angle between their relative
-    rotation and the estimated one is at most this value, in degrees, and `max_translation_error` is met.
-    Bundle adjustment corrects such rough cameras."""
+    """Two known cameras that are not exact still agree with the matches if their relative rotation differs by
+    at most this angle, in degrees, from the relative rotation estimated from the matches, and
+    `max_translation_error` is met. Bundle adjustment refines such rough cameras."""
     max_translation_error: Annotated[float, POSITIVE] = 0.05
-    """Maximum distance between the relative translation of two rough known cameras and the estimated one,
-    scaled to the same length, as a fraction of the extent of all known cameras. The extent is twice the
-    largest distance of a camera from the mean camera center."""
+    """Maximum error of the relative translation of two rough known cameras: distance from the translation
+    that is estimated from the matches and scaled to the same length. The value is a fraction of the extent of
+    all known cameras, which is twice the largest distance of a camera from the mean camera center."""
     min_weight: Annotated[float, POSITIVE_SHARE] = 0.1
-    """Minimum weight of a pair. The weight is the cosine of the angle of the relative rotation of the two
-    cameras, because photos from different directions often have wrong matches."""
+    """Minimum weight of a pair of photos. The weight is the cosine of the angle of the rotation between the
+    two known cameras, because matches between photos with different viewing directions are often wrong."""
     min_agreeing_pair_ratio: Annotated[float, POSITIVE_SHARE] = 0.5
-    """A known camera is consistent if at least this fraction, by weight, of the pairs of its photo with other
-    consistent cameras agrees. A mistake in the file is reported only if more than this fraction of all pairs
-    agrees after its correction."""
+    """A known camera is consistent if it agrees with the matches in at least this fraction of the pairs with
+    other consistent cameras. A mistake in the file of known cameras is reported only if more than this
+    fraction of all pairs agrees after the mistake is corrected. Pairs are weighted (see `min_weight`)."""
     min_consistent_camera_ratio: Annotated[float, POSITIVE_SHARE] = 0.5
     """If less than this fraction of the compared known cameras is consistent (see `min_agreeing_pair_ratio`),
     no known camera is used, unless a pattern repeats in the photos and may cause wrong matches."""
     max_num_pairs: Annotated[int, COUNT] = 60
-    """Maximum number of pairs with which common mistakes in the file are tested; the pairs with the most
-    matches are used."""
+    """Maximum number of photo pairs with which common mistakes in the file of known cameras are tested; the
+    pairs with the most matches are used."""
     min_num_agreeing_pairs: Annotated[int, COUNT] = 3
-    """A mistake in the file is reported only if at least this number of pairs agrees with the corrected
-    cameras; fewer pairs can agree by chance."""
+    """A mistake in the file of known cameras is reported only if at least this number of pairs agrees with
+    the corrected cameras; fewer pairs can agree by chance."""
     early_stop_pair_ratio: Annotated[float, POSITIVE_SHARE] = 0.9
-    """A mistake in the file is reported without testing other mistakes if at least this fraction, by weight,
-    of the pairs agrees with the corrected cameras."""
+    """A mistake in the file of known cameras is reported without testing other mistakes if at least this
+    fraction, by weight, of the pairs agrees with the corrected cameras."""
     max_focal_factor: Annotated[float, Gt(1)] = 4.0
     """If known cameras contradict the matches, other focal lengths are tested: from the known focal length
     divided by this factor to the known focal length multiplied by this factor."""
     num_focal_factors: Annotated[int, Ge(3)] = 31
-    """Number of focal lengths tested in the range of `max_focal_factor`, in a geometric series."""
+    """Number of focal lengths tested in the range given by `max_focal_factor`, spaced geometrically."""
     min_lens_gain: Annotated[float, Ge(1)] = 1.1
-    """If other focal lengths are tested, the known principal point and distortion are ignored if the fraction
-    of agreeing matches without them is more than this factor times the fraction with them."""
+    """When other focal lengths are tested, the known principal point and distortion are ignored if this
+    increases the fraction of agreeing matches by more than this factor."""
 
 
 @dataclass(frozen=True)
@@ -210,13 +214,13 @@ class MapperOptions:
     ba_device: Literal["cpu", "cuda"] = "cpu"
     """Device for bundle adjustment; a GPU is faster only for hundreds of photos."""
     re_max_epipolar_error: Suppress[Annotated[float, POSITIVE]] = 4.0
-    """Maximum Sampson error of a match used in retriangulation, and maximum reprojection error of an
-    observation there, in pixels of the image in which keypoints are detected. It is larger than in matching,
-    because poses are not final yet."""
+    """Maximum Sampson error of a match and maximum reprojection error of an observation in retriangulation,
+    in pixels of the image in which keypoints are detected. It is larger than in matching, because the poses
+    are not final yet."""
     coarse_max_reproj_error_ratios: Suppress[tuple[float, ...]] = (0.05, 0.01)
     """Maximum reprojection error of an observation in each of the first bundle adjustments after
-    initialization by depth maps, pointmaps or known cameras, as a fraction of the longer side. The large
-    values allow for an initial focal length that is off by about 10 %."""
+    initialization by depth maps, pointmaps or known cameras, as a fraction of the longer side of the photos.
+    The large values allow for an initial focal length that is off by about 10 %."""
     intrinsics_prior: Suppress[IntrinsicsPriorOptions] = field(default_factory=IntrinsicsPriorOptions)
     """Priors on the intrinsics in bundle adjustment."""
     focal: Suppress[FocalEstimationOptions] = field(default_factory=FocalEstimationOptions)

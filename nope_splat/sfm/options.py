@@ -45,18 +45,18 @@ class SfmOptions:
     """Source of the monocular depth maps."""
     camera_per: CameraPer = "lens"
     """Which photos share a camera, that is, focal length, principal point and distortion. "lens": photos of
-    the same size (in portrait or landscape format) that have the same camera, lens and focal length in their
-    EXIF data, or none there. "folder": photos of the same size in the same folder. "size": photos of the same
-    size."""
+    the same size (in portrait or landscape format) with the same camera, lens and focal length in their EXIF
+    data, or without this EXIF data. "folder": photos of the same size in the same folder. "size": photos of
+    the same size."""
     invert_masks: bool = False
     """Whether to ignore the white areas of masks instead of the black areas."""
     initial_focal: Annotated[float | None, POSITIVE] = None
-    """Initial focal length, in pixels of the full-resolution photos. By default it is estimated from the
-    matches or, if the matcher predicts pointmaps, from the pointmaps; initialization by depth starts from a
-    field of view of 60 degrees instead."""
+    """Initial focal length, in pixels of the full-resolution photos. By default, it is estimated from the
+    pointmaps if the matcher predicts them, and otherwise from the matches or, if these are inconsistent, from
+    EXIF data. Initialization by depth takes it from EXIF data or, without EXIF data, assumes a field of view
+    of 60 degrees."""
     keep_doubtful: bool = False
-    """Whether to keep photos if most of their matches contradict their pose; by default such photos are
-    unregistered."""
+    """Whether to keep photos whose pose contradicts most of their matches; by default, they are left out."""
     strict: bool = False
     """Whether to stop with an error if the cameras are doubtful; by default there is only a warning. Computed
     results stay in the cache in both cases."""

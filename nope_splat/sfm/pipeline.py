@@ -56,8 +56,8 @@ def reconstruct(
     """Reconstruct cameras and track points from unordered images.
 
     Args:
-        folder: The images, or the path to an image folder. The option `invert_masks` has an effect only on a
-            path.
+        folder: The images, or the path to an image folder. `SfmOptions.invert_masks` has an effect only if a
+            path is given.
         held_out: Names of images held out for evaluation. They are matched, but their matches are used only
             to register the held-out images from the final points.
         options: Options of matching and SfM; default options if None.
@@ -182,9 +182,9 @@ class TrainingCameras:
     registered: RegisteredComponent
     """Poses, intrinsics and points."""
     evidence: Evidence
-    """Evidence for and against the cameras."""
+    """Evidence for and against the reconstructed cameras, such as errors of the matches."""
     doubtful: dict[int, str]
-    """Reasons why images were unregistered, by image index."""
+    """Reasons why images were unregistered after the check, by image index."""
 
     @property
     def failures(self) -> dict[int, str]:
@@ -209,8 +209,8 @@ def reconstruct_separate_zooms(
         pairs: Verified matches of all images, including held-out images.
 
     Returns:
-        The reconstruction with the lowest ratio of the noise with shared to that with separate intrinsics
-        (see `CameraProfile.noise_ratio`).
+        The reconstruction with the lowest `CameraProfile.noise_ratio`: noise with shared intrinsics, divided
+        by noise with separate intrinsics.
 
     Raises:
         NopeSplatError: If fewer than two images can be registered.

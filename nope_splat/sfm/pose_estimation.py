@@ -19,14 +19,14 @@ from nope_splat.utils.typing import Array, Mask
 
 @dataclass(frozen=True)
 class AbsolutePoseOptions:
-    """Options of absolute pose estimation (PnP); "pixels" are those of the given image coordinates."""
+    """Options of absolute pose estimation (PnP); errors are in pixels of the given image coordinates."""
 
     abs_pose_max_error: float
     """Maximum reprojection error of an inlier, in pixels."""
     abs_pose_min_num_inliers: int
     """Minimum number of inliers for a pose to be accepted."""
     abs_pose_min_inlier_ratio: float = 0.0
-    """Minimum fraction of the points that are inliers for a pose to be accepted."""
+    """Minimum fraction of inliers among the points for a pose to be accepted."""
     loss_scale: float = 1.0
     """Width of the Cauchy loss in the refinement of the pose, in pixels."""
     min_num_trials: int = 100
@@ -41,7 +41,7 @@ class AbsolutePoseOptions:
 
 @dataclass(frozen=True)
 class RelativePoseOptions:
-    """Options of relative pose estimation; "pixels" are those of the given image coordinates."""
+    """Options of relative pose estimation; errors are in pixels of the given image coordinates."""
 
     max_epipolar_error: float
     """Maximum epipolar error of an inlier, in pixels."""
@@ -77,7 +77,7 @@ def poselib_camera(
     principal_point: Sequence[float] | Array = (0.0, 0.0),
     radial: Sequence[float] | Array | None = None,
 ) -> PoselibCamera:
-    """Convert a camera to poselib's format.
+    """Convert camera intrinsics to poselib's format.
 
     Args:
         focal: Focal length in pixels.
@@ -85,7 +85,7 @@ def poselib_camera(
         radial: Radial distortion k1 and k2; None for no distortion. (2,).
 
     Returns:
-        The camera, with image size zero because no estimator uses the size.
+        The intrinsics, with image size zero because no estimator uses the size.
     """
     model, terms = ("SIMPLE_PINHOLE", ()) if radial is None else ("RADIAL", radial)
     return {"model": model, "width": 0, "height": 0, "params": [focal, *principal_point, *terms]}

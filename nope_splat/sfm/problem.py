@@ -54,7 +54,7 @@ class ImageProperties:
     """Fraction of each image's keypoints that resemble another place in the same image; None if unknown.
     (N,)."""
     stationary: tuple[StationaryPixels, ...] = ()
-    """Grid cells, for each image size, that show content that moves with the camera, such as a logo."""
+    """Grid cells whose content moves with the camera, such as a logo, for each image size."""
     mirrored: tuple[str, ...] = ()
     """Names of the images that are mirrored relative to the other images; they are not reconstructed."""
 
@@ -83,7 +83,7 @@ class SfmProblem:
     options: MapperOptions = field(default_factory=MapperOptions)
     """Options of triangulation and bundle adjustment."""
     num_separated: int = 0
-    """Number of cameras that were added because images did not fit their cameras (see `separate_zooms`)."""
+    """Number of cameras that `separate_zooms` added for images that did not fit their camera."""
     seed: int = 0
     """Random seed of RANSAC."""
     clock: Stopwatch = field(default_factory=Stopwatch)
@@ -108,10 +108,10 @@ class SfmProblem:
         return replace(self, priors=replace(self.priors, fix_focal=True))
 
     def with_cameras(self, camera_groups: CameraGroups) -> SfmProblem:
-        """Return the problem with the images of some cameras split into several cameras.
+        """Return the problem with a new assignment of images to cameras, in which some cameras are split.
 
         Args:
-            camera_groups: The groups. The indices of the cameras that are kept are unchanged.
+            camera_groups: The new assignment. Existing cameras keep their indices; new cameras follow.
         """
         exif_focals = self.priors.exif_focals
         if exif_focals is not None:

@@ -35,7 +35,7 @@ def to_reconstruction(
         graph: The match graph.
 
     Returns:
-        The reconstruction, without colors (all points are black), resections and failures; and one array per
+        The reconstruction, without resections, failures and colors (all points are black); and one array per
         image with the point index of each keypoint of the image, -1 for keypoints without a point. (K,) each.
     """
     camera_groups = problem.camera_groups
@@ -103,7 +103,7 @@ def point_colors(
     Args:
         folder: The images.
         reconstruction: Points and observations.
-        camera_groups: Keypoint resolution of each image, at which the image is read.
+        camera_groups: Keypoint detection resolution of each image; images are read at this resolution.
 
     Returns:
         RGB colors. (P, 3).

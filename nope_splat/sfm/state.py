@@ -30,9 +30,10 @@ class FocalPrior(NamedTuple):
     """Gaussian prior on the logarithm of each camera's focal length."""
 
     mean: Array
-    """Focal length at the mean of each camera's prior, in pixels at keypoint detection resolution. (K,)."""
+    """Focal length whose logarithm is the mean of each camera's prior, in pixels at keypoint detection
+    resolution. (K,)."""
     sigma: Array
-    """Standard deviations of the natural logarithm of the focal lengths. (K,)."""
+    """Standard deviation of the natural logarithm of each camera's focal length. (K,)."""
 
 
 @dataclass
@@ -137,7 +138,7 @@ class SfmState:
         )
 
     def snapshot(self) -> SfmState:
-        """Copy everything that registration changes, to undo a failed registration with `restore`."""
+        """Copy the state and all arrays that registration changes; `restore` returns to the copy."""
         return replace(
             self,
             sigma=self.sigma.copy(),
@@ -149,7 +150,7 @@ class SfmState:
         )
 
     def restore(self, snapshot: SfmState) -> None:
-        """Restore a snapshot. The snapshot must not be used afterwards, because arrays are shared with it."""
+        """Restore a snapshot, which must not be used afterwards because the state then shares its arrays."""
         self.__dict__.update(snapshot.__dict__)
 
     def observations_of(self, image_id: int, keypoints: Indices) -> Indices:
@@ -169,7 +170,7 @@ class SfmState:
 
     @property
     def longer_sides(self) -> Array:
-        """Longest image side of each camera, in pixels at keypoint detection resolution. (K,)."""
+        """Longer side of the images of each camera, in pixels at keypoint detection resolution. (K,)."""
         return 2 * self._largest(self.half_size.max(axis=1))
 
     @property
@@ -249,7 +250,7 @@ class SfmState:
         )
 
     def visible_observations(self) -> Indices:
-        """Return the indices of observations in unregistered images whose tracks are triangulated. (n,)."""
+        """Return the indices of observations of triangulated tracks in unregistered images. (n,)."""
         return np.flatnonzero(self.has_point[self.track_ids] & ~self.registered[self.image_ids])
 
     def noise(self, rows: Indices, min_num_samples: int = 50) -> float:
@@ -303,7 +304,7 @@ class SfmState:
             rows: Whether to use each observation; outliers are never used. By default all inliers are used.
                 (O,).
             free_images: Whether to refine the pose of each image; by default all poses are refined. (N,). If
-                all poses are free, the first one is kept fixed to fix the world frame.
+                all poses are free, the first pose is kept fixed to define the world frame.
 
         Returns:
             The result; None if there are too few observations.

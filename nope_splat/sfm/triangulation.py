@@ -16,13 +16,13 @@ MAX_HYPOTHESES = 12
 
 
 def triangulate_two_views(T_first: Array, rays_first: Array, T_second: Array, rays_second: Array) -> Array:
-    """Triangulate points from two rays each by linear least squares (Hartley and Zisserman, section 12.2).
+    """Triangulate each point from two rays by linear least squares (Hartley and Zisserman, section 12.2).
 
     Args:
-        T_first: World-to-camera transform of the first view, for all points or for each point. (4, 4) or
+        T_first: World-to-camera transform of the first view, one for all points or one per point. (4, 4) or
             (n, 4, 4).
         rays_first: Rays in camera coordinates of the first view, scaled to z = 1. (n, 3).
-        T_second: World-to-camera transform of the second view, for all points or for each point. (4, 4) or
+        T_second: World-to-camera transform of the second view, one for all points or one per point. (4, 4) or
             (n, 4, 4).
         rays_second: Rays in camera coordinates of the second view, scaled to z = 1. (n, 3).
 
@@ -61,7 +61,7 @@ def triangulate(state: SfmState, max_error: float, min_angle: float, tracks: Mas
         max_error: Maximum reprojection error of an inlier observation, in pixels at keypoint detection
             resolution.
         min_angle: Minimum angle between the two rays of a candidate, in degrees.
-        tracks: Whether to triangulate each track, which replaces its current point; by default, tracks
+        tracks: Whether to triangulate each track and replace its current point; by default, all tracks
             without a point are triangulated. (T,).
     """
     selected = ~state.has_point if tracks is None else tracks

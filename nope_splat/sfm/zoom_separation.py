@@ -1,4 +1,4 @@
-"""Separation of images that share a camera, but have different focal lengths, into several cameras."""
+"""Splitting of cameras whose images have different focal lengths."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def separate_zooms(
     """Split cameras whose images do not fit one focal length.
 
     The images of a camera are sorted by their focal lengths from bundle adjustment with separate intrinsics
-    (see `camera_profile`), and split at the largest ratio between neighbors. Images without a pose are
-    assigned by their focal lengths, estimated from the fundamental matrices of their pairs with registered
-    images.
+    (see `camera_profile`), and split at the largest ratio between neighboring focal lengths. Images without a
+    pose are assigned by their focal lengths, estimated from the fundamental matrices of their pairs with
+    registered images.
 
     Args:
         state: The refined state.

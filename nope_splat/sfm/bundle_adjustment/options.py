@@ -17,15 +17,16 @@ class BundleAdjustmentOptions:
     refine_focal_length: bool = True
     """Whether to refine the focal lengths; they are never refined if `SfmState.fix_focal` is set."""
     refine_principal_point: bool | Mask = False
-    """Whether to refine the principal points: one flag for all cameras () or one per camera (K,)."""
+    """Whether to refine the principal points: a single flag for all K cameras, or one flag per camera
+    (K,)."""
     refine_extra_params: bool | Mask = False
-    """Whether to refine the radial distortion k1, k2: one flag for all cameras () or one per camera (K,)."""
+    """Whether to refine the radial distortion k1 and k2: a single flag for all K cameras, or one flag per
+    camera (K,)."""
     min_num_observations: int = 20
     """Minimum number of observations; with fewer observations, the bundle adjustment is skipped."""
     max_iterations: int = 25
     """Maximum number of accepted Levenberg-Marquardt steps."""
     tolerance: float = 1e-5
-    """Minimum decrease of the cost per step, as a fraction of the cost; after a smaller decrease, the bundle
-    adjustment stops."""
+    """The bundle adjustment stops when a step reduces the cost by less than this fraction of the cost."""
     device: str = "cpu"
     """PyTorch device on which the bundle adjustment runs."""

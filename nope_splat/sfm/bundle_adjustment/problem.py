@@ -21,7 +21,7 @@ from nope_splat.geometry.robust import HUBER, huber_cost
 BEHIND_COST = 1e3
 """Robust cost of an observation whose point lies behind the camera."""
 MAX_LOG_FOCAL_STEP = 0.5
-"""Maximum change of the natural logarithm of the focal length in one step."""
+"""Maximum change in the natural logarithm of the focal length per Levenberg-Marquardt step."""
 
 BundleStep = tuple[Tensor, Tensor, Tensor]
 """Increments of poses (N, 6), points (P, 3) and intrinsics (K, 5); see `retract`."""
@@ -58,13 +58,13 @@ class BundleProblem:
     """Whether each pose is refined; at least one pose should be fixed to define the world frame. (N,),
     bool."""
     free_intrinsics: Tensor
-    """Whether each of the intrinsics is refined. (K, 5), bool."""
+    """Whether each intrinsic parameter of each camera is refined. (K, 5), bool."""
     prior_mean: Tensor
-    """Means of the Gaussian priors on the intrinsics. (K, 5)."""
+    """Means of the Gaussian priors on `intrinsics`. (K, 5)."""
     prior_sigma: Tensor
-    """Standard deviations of the Gaussian priors on the intrinsics. (K, 5)."""
+    """Standard deviations of the Gaussian priors on `intrinsics`. (K, 5)."""
     huber: float = HUBER
-    """Width of the Huber loss: residual length, in standard deviations, beyond which the cost grows
+    """Width of the Huber loss: norm of a residual, in standard deviations, beyond which the cost grows
     linearly."""
 
     def intrinsics_of_observations(self) -> Tensor:
@@ -104,8 +104,8 @@ def reprojection_residuals(problem: BundleProblem) -> tuple[Tensor, Tensor]:
         problem: Variables and observations.
 
     Returns:
-        Residuals in standard deviations, infinite for points behind the camera (O, 2), and the observed
-        points in camera coordinates (O, 3).
+        Residual of each observation in standard deviations, infinite for points behind the camera (O, 2); and
+        the point of each observation in camera coordinates (O, 3).
     """
     pose = problem.T_camera_world[problem.image_ids]
     rotated = (pose[:, :3, :3] @ problem.points[problem.point_ids, :, None]).squeeze(-1)
@@ -169,8 +169,8 @@ def retract(problem: BundleProblem, d_poses: Tensor, d_points: Tensor, d_intrins
         problem: Problem with the current variables.
         d_poses: Rotation and translation increments of the poses (see `move_poses`). (N, 6).
         d_points: Increments of the points. (P, 3).
-        d_intrinsics: Increments of the intrinsics. The change of the focal length is limited to a factor of
-            e^0.5. (K, 5).
+        d_intrinsics: Increments of the intrinsics. The focal length changes by at most a factor of e^0.5.
+            (K, 5).
 
     Returns:
         The problem with the new variables.
@@ -193,8 +193,8 @@ def robust_cost(problem: BundleProblem, residuals: Tensor) -> float:
         residuals: Residuals in standard deviations, from `reprojection_residuals`. (O, 2).
 
     Returns:
-        Sum of the Huber costs of all observations, plus the sum of the squared deviations of the intrinsics
-        from their prior means, in standard deviations of the priors.
+        Sum of the Huber costs of all observations, plus the sum of the squares of (intrinsics - prior mean) /
+        prior standard deviation.
     """
     cost = huber_cost(residuals.norm(dim=1) ** 2, problem.huber)
     cost = cost.nan_to_num(posinf=BEHIND_COST)

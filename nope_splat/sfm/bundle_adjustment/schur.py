@@ -15,9 +15,9 @@ TILE = 16
 class SchurStructure:
     """Sparsity of the reduced camera system: all pairs of observations of the same point.
 
-    Pairs are sorted by their two images and split into tiles of `TILE` pairs, so that each tile belongs to
-    one pair of images and is computed as one product of two matrices. Incomplete tiles are padded with the
-    index O, which refers to a row of zeros that `multiply` appends to the O observations.
+    Pairs are sorted by their two images and split into tiles of `TILE` pairs. All pairs of a tile belong to
+    the same two images, so that one matrix product sums their contributions. Incomplete tiles are padded with
+    the index O, which refers to a row of zeros that `multiply` appends to the O observations.
 
     Args:
         problem: Image and point indices of the observations. Observations in images with fixed poses are
@@ -58,8 +58,7 @@ class SchurStructure:
             num_images: Number of images N.
 
         Returns:
-            Sum for each ordered pair of images: first the image of observation i, then the image of
-            observation j. (N, N, 6, 6).
+            The sums, indexed by the image of observation i, then by the image of observation j. (N, N, 6, 6).
         """
 
         def tiled(values: Tensor, index: Tensor) -> Tensor:
@@ -71,7 +70,7 @@ class SchurStructure:
 
 
 class NormalEquations:
-    """Robustly weighted normal equations at one linearization, which can be solved with different dampings.
+    """Normal equations with robust weights at one linearization point, to be solved with any damping.
 
     Args:
         problem: Variables and observations.
@@ -125,12 +124,12 @@ class NormalEquations:
         return candidate.cost
 
     def add(self, matrix: Tensor, gradient: Tensor) -> None:
-        """Add normal equations that do not involve the points, such as those of other cost terms.
+        """Add the normal equations of another cost term, which must not depend on the points.
 
         Args:
-            matrix: Matrix over the 6 variables of each pose, then the 5 intrinsics of each camera.
-                (6 N + 5 K, 6 N + 5 K).
-            gradient: Gradient over the same variables. (6 N + 5 K,).
+            matrix: Matrix over the 6 variables of each of the N poses, followed by the 5 intrinsics of each
+                of the K cameras. (6 N + 5 K, 6 N + 5 K).
+            gradient: Gradient with respect to the same variables. (6 N + 5 K,).
         """
         self._added.append((matrix, gradient))
 
@@ -138,13 +137,13 @@ class NormalEquations:
         """Eliminate the points by the Schur complement.
 
         Args:
-            damping: Factor; the diagonal of the point blocks, multiplied by this factor, is added to the
-                point blocks. The other blocks are not damped.
+            damping: Levenberg-Marquardt damping: this multiple of the diagonal of the point blocks is added
+                to the point blocks. The other blocks are not damped.
 
         Returns:
-            Reduced matrix over the 6 variables of each pose, then the 5 intrinsics of each camera
-            (6 N + 5 K, 6 N + 5 K); reduced gradient (6 N + 5 K,); and inverses of the damped point blocks
-            (P, 3, 3).
+            Reduced matrix over the 6 variables of each of the N poses, followed by the 5 intrinsics of each
+            of the K cameras (6 N + 5 K, 6 N + 5 K); reduced gradient (6 N + 5 K,); and inverses of the damped
+            point blocks (P, 3, 3).
         """
         structure, image_ids, point_ids = self.structure, self.problem.image_ids, self.problem.point_ids
         num_images = len(self.poses)
@@ -190,8 +189,8 @@ class NormalEquations:
         """Solve for one Levenberg-Marquardt step.
 
         Args:
-            damping: Factor; the diagonal of the normal equations, multiplied by this factor, is added to
-                them.
+            damping: Levenberg-Marquardt damping: this multiple of the diagonal of the normal matrix is added
+                to the matrix.
 
         Returns:
             Increments of poses (N, 6), points (P, 3) and intrinsics (K, 5), zero for fixed poses and

@@ -37,7 +37,7 @@ class BundleResult:
     def noise(self) -> float:
         """Estimated ratio of the actual standard deviation of the observations to `problem.sigma`.
 
-        The estimate accounts for the number of refined variables.
+        The estimate accounts for the degrees of freedom of the poses, the points and the refined intrinsics.
         """
         problem = self.problem
         unknowns = (
@@ -52,8 +52,7 @@ def bundle_adjust(problem: BundleProblem, max_iterations: int = 25, tolerance: f
     Args:
         problem: Observations and initial variables.
         max_iterations: Maximum number of accepted steps.
-        tolerance: Minimum decrease of the cost per step, as a fraction of the cost; after a smaller decrease,
-            the iteration stops.
+        tolerance: The iteration stops when a step reduces the cost by less than this fraction of the cost.
 
     Returns:
         The problem with adjusted variables, and its cost before and after.
@@ -65,7 +64,7 @@ def bundle_adjust(problem: BundleProblem, max_iterations: int = 25, tolerance: f
 
 @dataclass(frozen=True)
 class _BundleAdjustment:
-    """Bundle adjustment as a problem of `levenberg_marquardt`."""
+    """Adapter from bundle adjustment to the `Problem` interface of `levenberg_marquardt`."""
 
     structure: SchurStructure
 
@@ -83,8 +82,8 @@ def intrinsics_covariance(problem: BundleProblem) -> Tensor | None:
         problem: A problem after bundle adjustment.
 
     Returns:
-        Joint covariance of the 5 intrinsics of all K cameras, camera after camera, given the observations and
-        the priors; zero for fixed intrinsics. (5 K, 5 K). None if the normal equations are singular.
+        Covariance matrix of the intrinsics, 5 per camera in the order of the K cameras; rows and columns of
+        fixed intrinsics are zero. (5 K, 5 K). None if the normal equations are singular.
     """
     matrix, _, _ = NormalEquations(problem, linearize(problem), SchurStructure(problem)).reduce(1e-9)
     # The undetermined scale of the scene makes the system singular; a tiny damping makes it solvable.

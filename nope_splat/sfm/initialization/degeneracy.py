@@ -27,7 +27,8 @@ def is_planar_or_rotation(
 
     Args:
         pairs: Verified matches of at least one pair.
-        options: Minimum fraction of the matches of all pairs that are inliers of these homographies.
+        options: Options; `min_inlier_ratio` is the minimum fraction of all matches that must be inliers of
+            the homographies.
     """
     explained = sum(pair.homography_ratio * len(pair.indices) for pair in pairs)
     return explained >= options.min_inlier_ratio * sum(len(pair.indices) for pair in pairs)
@@ -42,9 +43,9 @@ def is_pure_rotation(
 ) -> bool:
     """Decide whether rotations of a camera with a common focal length explain nearly all matches.
 
-    The focal length at which rotations fit the matches best is searched in the plausible range. If it lies at
-    an end of the range, the result is False: translation parallel to a planar scene resembles rotation at an
-    infinite focal length.
+    The focal length at which rotations fit the matches best is searched for in the plausible range. If the
+    best fit is at an end of the range, the result is False: translation parallel to a planar scene resembles
+    rotation at an infinite focal length.
 
     Args:
         centered_keypoints: Keypoints of each image relative to the image center, in pixels at keypoint

@@ -79,7 +79,7 @@ class DepthAlignmentProblem:
 
     @cached_property
     def residuals(self) -> Array:
-        """Projection of each back-projected match into the target image, minus its keypoint there.
+        """Projection of each back-projected match into the target image, minus the matched keypoint.
 
         Residuals are in pixels at keypoint detection resolution; they are infinite for matches behind the
         target camera. (M, 2).
@@ -108,8 +108,7 @@ def align_depths(
     Args:
         problem: Matches and initial variables.
         max_iterations: Maximum number of accepted steps.
-        tolerance: Minimum decrease of the cost per step, as a fraction of the cost; after a smaller decrease,
-            the iteration stops.
+        tolerance: The iteration stops when a step reduces the cost by less than this fraction of the cost.
 
     Returns:
         The problem with optimized variables.
@@ -119,7 +118,7 @@ def align_depths(
 
 
 class _DepthAlignment:
-    """Depth alignment as a problem of `levenberg_marquardt`."""
+    """Adapter from depth alignment to the `Problem` interface of `levenberg_marquardt`."""
 
     def linearize(self, state: DepthAlignmentProblem) -> _DepthLinearization:
         noise = state.noise
@@ -191,9 +190,9 @@ def linearize(problem: DepthAlignmentProblem, edge: int) -> tuple[Array, Array]:
 def _normal_equations(problem: DepthAlignmentProblem, noise: float) -> tuple[Array, Array]:
     """Compute half of the Gauss-Newton matrix of the cost, and half of the gradient of the cost.
 
-    The cost is that of `_cost` with the same `noise`, the standard deviation of the residuals. Each of the N
-    images has eight variables: six pose increments, s and c. The logarithm of the focal length is the last of
-    the n = 8 N + 1 variables.
+    The cost is `_cost(problem, noise)`, where `noise` is the standard deviation of the residuals. Each of the
+    N images has eight variables: six pose increments, s and c. The logarithm of the focal length is the last
+    of the n = 8 N + 1 variables.
 
     Returns:
         Matrix (n, n) and gradient (n,).
@@ -226,12 +225,13 @@ def _normal_equations(problem: DepthAlignmentProblem, noise: float) -> tuple[Arr
 
 
 def _retract(problem: DepthAlignmentProblem, step: Array) -> DepthAlignmentProblem:
-    """Apply a step to all variables; s and the log focal length change by at most 0.5.
+    """Apply a step to all variables; the logarithms of scales and focal length change by at most 0.5.
 
     Args:
         problem: Current variables.
-        step: Increments of the eight variables of each image (six for the pose, then s, then c), followed by
-            the increment of the log focal length. (8 N + 1,).
+        step: Increments of the eight variables of each image (six for the pose, then the logarithm of the
+            scale, then the shift), followed by the increment of the logarithm of the focal length.
+            (8 N + 1,).
     """
     by_image = step[:-1].reshape(-1, 8)
     return replace(

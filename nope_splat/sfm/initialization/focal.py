@@ -21,9 +21,9 @@ class FocalEstimate:
     """Estimated focal length of one camera, with its uncertainty."""
 
     focal: float
-    """Focal length in pixels, usually the weighted median of the estimates from single pairs. Without a
-    plausible estimate from a pair, it corresponds to the assumed field of view. The pixels are those at
-    keypoint detection resolution, unless the function that returns the estimate states otherwise."""
+    """Focal length: the weighted median of the estimates from single pairs or, if none of these is plausible,
+    the focal length for the assumed field of view. The unit is pixels at keypoint detection resolution,
+    unless the function that returns the estimate states another unit."""
     starts: tuple[float, ...]
     """Initial focal lengths to try, in the unit of `focal`; several if the estimates from single pairs are
     inconsistent or too few."""
@@ -31,7 +31,7 @@ class FocalEstimate:
     """Number of pairs from which a plausible focal length was estimated."""
     sigma: float = IntrinsicsPriorOptions.log_focal_sigma
     """Standard deviation of the natural logarithm of the focal length. Estimates from matches keep the large
-    default value, because bundle adjustment uses the same matches again; estimates from pointmaps set a
+    default value, because bundle adjustment uses the same matches again; estimates from pointmaps may set a
     smaller value."""
 
     @property
@@ -58,7 +58,7 @@ def prior_estimate(longer_side: float, options: FocalEstimationOptions) -> Focal
 
     Args:
         longer_side: Longer side of the images, in pixels.
-        options: Assumed field of view, and factors between the initial focal lengths.
+        options: Assumed field of view, and factors that give the initial focal lengths.
 
     Returns:
         The estimate, in the same pixels as `longer_side`.
@@ -142,9 +142,9 @@ def focal_starts(
     """Estimate initial focal lengths of all cameras.
 
     The focal length of each camera is first estimated from pairs in which both images belong to the camera.
-    If these pairs are inconsistent, the focal length is that of the EXIF data. Without EXIF data, it is
-    instead estimated from pairs that connect the camera with cameras whose own pairs are consistent. If no
-    camera has consistent pairs, the camera with the most pairs is treated as consistent.
+    If these pairs are inconsistent, the focal length from EXIF data is used. Without EXIF data, the focal
+    length is estimated from pairs with images of cameras that have consistent pairs or EXIF data. If no
+    camera has consistent pairs, the camera with the most pairs is treated as if its pairs were consistent.
 
     Args:
         centered_keypoints: Keypoints of each image relative to the image center, in pixels at keypoint
@@ -183,18 +183,18 @@ def focal_starts(
 
 
 def _with_exif(estimate: FocalEstimate, exif_focal: float) -> FocalEstimate:
-    """Replace an inconsistent estimate by the focal length of EXIF data, and try its starts afterwards."""
+    """Prefer the EXIF focal length to an inconsistent estimate, whose starts are then tried last."""
     if estimate.is_certain:
         return estimate
     return replace(estimate, focal=exif_focal, starts=(exif_focal, *estimate.starts))
 
 
 def joint_focal_starts(estimates: Sequence[FocalEstimate]) -> tuple[Array, ...]:
-    """Combine the estimates of all cameras into candidates of initial focal lengths.
+    """Combine the estimates of all cameras into candidates for their initial focal lengths.
 
-    A candidate multiplies the estimated focal lengths of all cameras by one common factor. The factors are
-    `starts / focal` of the most certain camera: the camera with the most pairs among those with consistent
-    pairs, or among all cameras if no camera has consistent pairs.
+    In each candidate, the estimated focal lengths of all cameras are multiplied by one common factor. The
+    factors are `starts / focal` of the most certain camera: the camera with the most pairs among those with
+    consistent pairs, or among all cameras if no camera has consistent pairs.
 
     Args:
         estimates: Estimate of each of the K cameras.
@@ -225,8 +225,9 @@ def focal_from_known_cameras(
 
     With the fundamental matrix F and the focal lengths f1 and f2 of a pair, diag(f2, f2, 1) F diag(f1, f1, 1)
     is an essential matrix, whose two nonzero singular values are equal. For each pair, the focal length that
-    makes them most nearly equal is found; the pair is not used if this focal length is the shortest or
-    longest plausible one. The result is the median over the pairs, weighted by their numbers of matches.
+    makes these singular values most nearly equal is found; the pair is not used if this focal length is the
+    shortest or longest plausible one. The result is the median over the pairs, weighted by their numbers of
+    matches.
 
     Args:
         camera: Index of the camera.
@@ -237,8 +238,8 @@ def focal_from_known_cameras(
         options: Plausible range, and number of focal lengths to try.
 
     Returns:
-        The focal length, in pixels at keypoint detection resolution; without usable pairs, that of the
-        assumed field of view.
+        The focal length, in pixels at keypoint detection resolution; without usable pairs, the focal length
+        for the assumed field of view.
     """
     longer_side = float(camera_groups.longer_sides[camera])
     shortest, longest = options.min_focal_length_ratio, options.max_focal_length_ratio
@@ -266,14 +267,14 @@ def focal_from_known_cameras(
 def _to_pixels(image_id: int, camera_groups: CameraGroups) -> Array:
     """Return the matrix that converts homogeneous image coordinates to full-resolution pixels. (3, 3).
 
-    The input is relative to the image center, in pixels at keypoint detection resolution.
+    The input coordinates are relative to the image center, in pixels at keypoint detection resolution.
     """
     (x, y), scale = camera_groups.sizes[image_id] / 2, camera_groups.pixel_sizes[image_id]
     return np.array([[scale, 0, x], [0, scale, y], [0, 0, 1]])
 
 
 def _pair_focal(centered_keypoints: Sequence[Array], pair: PairMatches, seed: int) -> tuple[float, int]:
-    """Estimate the focal length of one pair by RANSAC.
+    """Estimate the focal length shared by the two images of a pair, by RANSAC.
 
     Returns:
         The focal length, in pixels at keypoint detection resolution, and the number of inliers.

@@ -20,7 +20,8 @@ class KnownCamerasInitialization:
 
     path: Path = field()
     """File or folder with the cameras: a `transforms.json`, a COLMAP model, or cameras exported from
-    RealityScan, Metashape, OpenSfM or Polycam. SfM registers photos without a camera in it."""
+    RealityScan, Metashape, OpenSfM or Polycam. Photos without a camera in this file or folder are registered
+    by SfM."""
 
     def starts(self, problem: SfmProblem) -> Iterator[Start]:
         """Yield one start, in which the images with known cameras are registered.
@@ -43,7 +44,7 @@ def start_from_cameras(problem: SfmProblem, known: KnownCameras) -> Start:
 
     Args:
         problem: A connected component.
-        known: Poses of some of its images, and intrinsics of all cameras.
+        known: Poses of some images of the component, and intrinsics of all cameras.
 
     Returns:
         A start in which the images with known poses are registered.

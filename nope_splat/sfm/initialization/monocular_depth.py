@@ -1,10 +1,10 @@
 """Initialization by monocular depth maps, as in arXiv:2502.19800.
 
-By default, the initial focal length corresponds to a field of view of 60 degrees. Images are registered along
-the maximum spanning tree of the match graph: the depth map of a registered image lifts its matches to 3D, and
-PnP registers the next image to the back-projected matches. A depth map is known only up to scale and shift,
-which are fitted to the depths of the back-projected matches. Finally, all poses, the focal length, and the
-scales and shifts of the depth maps are optimized together.
+Without EXIF data, the initial focal length corresponds to a field of view of 60 degrees. Images are
+registered along the maximum spanning tree of the match graph: matches are back-projected to 3D with the depth
+map of a registered image, and PnP registers the next image from these 3D points. A depth map is known only up
+to scale and shift, which are fitted to the depths of the 3D points. Finally, all poses, the focal length, and
+the scales and shifts of the depth maps are optimized together.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from nope_splat.utils.typing import Array, Indices
 
 @dataclass(frozen=True)
 class MonocularDepthInitialization:
-    """Start from poses that follow from matches and monocular depth maps (arXiv 2502.19800).
+    """Start from poses estimated from matches and monocular depth maps (arXiv 2502.19800).
 
     Photos are registered along the maximum spanning tree of the match graph. The depth maps come from a
     network (see depth.model for requirements and licenses), from files (depth.maps) or from the matcher
@@ -43,18 +43,18 @@ class MonocularDepthInitialization:
     """
 
     root_shifts: tuple[float, ...] = (-0.3, 0.0, 0.5, 2.0)
-    """Shifts c that are tried for the first photo's depth map, whose values v have the median m: depth, or
-    inverse depth for disparity maps, is taken as v / m + c. The shift with which the most photos can be
-    registered is used; among several such shifts, the one with the smallest error. More shifts take
-    longer."""
+    """Shifts c to try for the depth map of the first photo: depth (inverse depth for disparity maps) is taken
+    as v / m + c, where v is a value of the map and m the median of the values at keypoints. The shift that
+    registers the most photos is used; of several such shifts, the one with the smallest error. Metric depth
+    maps have no shift. More shifts take longer."""
     max_reproj_error: Annotated[float, Interval(gt=0, le=1)] = 0.03
     """Maximum reprojection error of an inlier match in PnP, as a fraction of the longer image side. It is
-    large because the focal length, and the depths with which matches are back-projected, are inaccurate."""
+    large because the focal length and the depths of the matches are inaccurate."""
     abs_pose_min_num_inliers: Annotated[int, Ge(4)] = 12
     """Minimum number of inlier matches to register a photo by PnP."""
     max_num_matches: Annotated[int, COUNT] = 200
-    """Maximum number of matches per pair in the joint optimization of poses and depth maps; of more matches,
-    a random sample is used."""
+    """Maximum number of matches per pair in the joint optimization of poses and depth maps; if a pair has
+    more, a random sample is used."""
 
     def starts(self, problem: SfmProblem) -> Iterator[Start]:
         """Yield a state with poses from depth maps, if at least two images can be registered.
@@ -156,7 +156,7 @@ class _LiftedMatches:
     pairs: Sequence[PairMatches]
     """Verified pairs of images with depth maps."""
     kind: DepthKind
-    """Quantity in the depth maps (see `DepthKind`), the same for all maps."""
+    """Kind of the depth maps, the same for all maps: metric, affine or disparity (see `DepthKind`)."""
     focal: float
     """Focal length, in pixels at keypoint detection resolution."""
     max_error: float
@@ -197,7 +197,7 @@ class _LiftedMatches:
     ) -> tuple[ScaleShift, Array] | None:
         """Register an image by PnP, and fit the scale and shift of its depth map.
 
-        The depth map of a registered image lifts its matches to the 3D points for PnP.
+        The 3D points for PnP are matches that are back-projected with the depth map of a registered image.
 
         Args:
             known: Index of the registered image.
@@ -240,8 +240,8 @@ class _LiftedMatches:
     ) -> DepthAlignmentProblem:
         """Set up the joint optimization of poses, scales and shifts over all pairs of registered images.
 
-        Each match is used twice: it is back-projected by the depth map of either image and projected into the
-        other image.
+        Each match is used twice: it is back-projected with the depth map of each of its two images, and
+        projected into the other image.
 
         Args:
             fits: Scale and shift of the depth map of each registered image, by image index.

@@ -2,10 +2,10 @@
 
 As in DUSt3R (Wang et al., CVPR 2024, section 3.4), each ordered pair has a similarity transform from its
 points to the world, and each image has a pose and a depth map. The alignment minimizes, for each pixel, the
-distance between the transformed point of the pair and the point of the depth map, relative to depth and
+distance between the transformed point of the pair and the point of the depth map, divided by the depth and
 weighted by confidence. DUSt3R uses gradient descent. Here, similarities, poses and depths are solved for in
-turn, starting from poses along the maximum spanning tree of the most confident pairs. The focal length is
-estimated from the pointmaps beforehand and stays fixed.
+turn, starting from poses along the maximum spanning tree of the pairs, weighted by confidence. The focal
+length is estimated from the pointmaps beforehand and stays fixed.
 """
 
 from __future__ import annotations
@@ -152,7 +152,8 @@ class _PointmapAlignment:
         Args:
             pointmaps: Pointmaps of the pairs.
             grids: Sampled rows and columns of each image, by image index.
-            first: Index of the first sampled pixel of each image, followed by the number of pixels. (N + 1,).
+            first: Index of the first sampled pixel of each image, followed by the total number of sampled
+                pixels. (N + 1,).
         """
         self.edges: dict[tuple[int, int], int] = {}
         pixel_ids, pair_ids, observed, weights = [], [], [], []
@@ -180,10 +181,10 @@ class _PointmapAlignment:
         self.confidence: Array = np.concatenate([np.zeros(0), *weights])
 
     def initialize(self) -> Indices:
-        """Initialize poses and depth scales along the maximum spanning tree of the most confident pairs.
+        """Initialize poses and depth scales along the maximum spanning tree of the pairs.
 
-        The weight of an edge of the tree is the total confidence of its pairs. Observations of pairs that
-        contain an image without a pose are removed.
+        The weight of an edge is the total confidence of its one or two ordered pairs. Observations of pairs
+        that contain an image without a pose are removed.
 
         Returns:
             Indices of the images with a pose, ascending.

@@ -1,4 +1,4 @@
-"""Estimation of focal lengths and depth maps from the pointmaps of all pairs of an image."""
+"""Estimation of focal lengths and depth maps from the pointmaps of image pairs."""
 
 from __future__ import annotations
 
@@ -29,16 +29,17 @@ MIN_POINTS = 50
 def fuse_pointmap_depths(pointmaps: Pointmaps) -> dict[int, DepthMap]:
     """Average the depths of each image over its pairs, weighted by confidence.
 
-    Only pairs in which the image comes first are used, since their points are in its camera coordinates. The
-    scale of each pair is arbitrary. Therefore, the depths of each pair are multiplied by a factor before
-    averaging: the median ratio of the depths of the most confident pair to the depths of this pair.
+    Only pairs in which the image comes first are used, because the points of a pair are in the camera
+    coordinates of its first image. The scale of each pair is arbitrary. Therefore, the depths of each pair
+    are multiplied by a factor before averaging: the median ratio of the depths of the most confident pair to
+    the depths of this pair.
 
     Args:
         pointmaps: Pointmaps of the pairs.
 
     Returns:
-        Depth maps by image index; images without enough valid points are omitted. Their kind is "metric":
-        depth up to an unknown scale (see `DepthKind`).
+        Depth maps by image index; images without enough valid points are omitted. The maps have the kind
+        "metric": depth up to an unknown scale (see `DepthKind`).
     """
     depths: dict[int, DepthMap] = {}
     for image_id in sorted({pair.first for pair in pointmaps.pairs}):
@@ -107,9 +108,9 @@ def pointmap_focal(
 ) -> FocalEstimate:
     """Estimate the focal length of one camera from pointmaps, as a weighted median over the pairs.
 
-    The focal length of a pair is the one that best projects its points to their pixels; its weight is the
-    total confidence of these points. The standard deviation of the result is that of a single pair: networks
-    make similar errors in all pairs, so averaging does not reduce them.
+    The focal length of a pair is the one that best projects the points of the pair to their pixels; the
+    weight of the pair is the total confidence of these points. The standard deviation is not divided by the
+    square root of the number of pairs, because networks make similar errors in all pairs.
 
     Args:
         pointmaps: Pointmaps of the pairs whose first image belongs to the camera.

@@ -1,4 +1,4 @@
-"""Interface of the initializations, and a start from focal lengths, without poses."""
+"""Interface of the initialization methods, and an initial state with focal lengths but without poses."""
 
 from __future__ import annotations
 

@@ -25,11 +25,11 @@ class TwoViewInitialization:
 
     restart_factor: Annotated[float, Gt(1)] = 1.1
     """If bundle adjustment during registration changes the focal length by more than this factor,
-    registration is repeated once, starting with the new focal length. Smaller factors cause the repetition
-    more often."""
+    registration is repeated once, starting with the new focal length. A smaller factor makes the repetition
+    more likely."""
 
     def starts(self, problem: SfmProblem) -> Iterator[Start]:
-        """Yield a state without poses for each candidate of the initial focal lengths.
+        """Yield a state without poses for each candidate set of initial focal lengths.
 
         Candidates for which no pair has a relative pose are skipped.
 
@@ -66,7 +66,7 @@ class TwoViewInitialization:
 
 
 def _candidate_focals(problem: SfmProblem) -> Sequence[Array]:
-    """List candidates of the initial focal lengths of all cameras; several only if pairs are inconsistent.
+    """List candidate sets of initial focal lengths; more than one only if pairs are inconsistent.
 
     Returns:
         Candidates to try; each contains the focal lengths of all cameras, in pixels at keypoint detection

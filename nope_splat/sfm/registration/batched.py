@@ -2,8 +2,8 @@
 
 As in ZeroGS (Chen et al., arXiv 2411.15779), all images that observe enough points are registered at once,
 refined by point-to-ray consistency with fixed points, and bundle-adjusted locally while earlier images stay
-fixed. Global bundle adjustment runs whenever the number of images has grown by half, so the times of these
-runs grow geometrically, and the last run dominates the total time.
+fixed. Global bundle adjustment runs whenever the number of registered images has grown by half, so the times
+of these runs grow geometrically, and the last run dominates the total time.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class BatchedRegistration:
     """
 
     min_coverage_ratio: Annotated[float, SHARE] = 0.5
-    """Minimum coverage of a photo to be included in a batch, as a fraction of the largest coverage. The
-    coverage of a photo is its number of grid cells with visible points. Smaller values give larger
+    """A photo is included in a batch if its coverage, the number of grid cells with visible points, is at
+    least this fraction of the largest coverage of any unregistered photo. Smaller values give larger
     batches."""
     max_batch_ratio: Annotated[float, POSITIVE] = 1.0
     """Maximum number of photos in a batch, as a fraction of the number of photos registered before. With
-    fractions up to 1, a batch never has more photos than there are fixed photos to constrain it."""
+    values up to 1, a batch has at most as many photos as are already registered to constrain it."""
     incremental: IncrementalRegistration = field(
         default_factory=lambda: IncrementalRegistration(ba_global_images_ratio=1.5)
     )
@@ -77,7 +77,7 @@ class BatchedRegistration:
     def register_remaining(
         self, state: SfmState, two_views: TwoViews, options: MapperOptions, seed: int = 0
     ) -> dict[int, str]:
-        """Like `register`, but register unregistered images one by one, in a state that already has poses."""
+        """Register the remaining images one by one in a state with poses (arguments as in `register`)."""
         return IncrementalRegistration().register_remaining(state, two_views, options, seed)
 
 
@@ -116,7 +116,7 @@ class _BatchedMapper(IncrementalMapper):
             yield from batch
 
     def _register_batch(self, coverage: Indices) -> list[int]:
-        """Register by PnP the images with the largest coverage, independently of each other.
+        """Register the images with the largest coverage by PnP, independently of each other.
 
         Args:
             coverage: Number of grid cells with visible points in each image, from `_coverage`; 0 for images

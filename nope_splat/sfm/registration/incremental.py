@@ -32,8 +32,8 @@ class IncrementalRegistration:
     """Triangulation angle, in degrees, beyond which a larger angle does not improve the score of an initial
     pair."""
     max_num_models: Annotated[int, COUNT] = 5
-    """Maximum number of models that are built, each from another initial pair; the largest model is kept. No
-    more models are built once one of them contains more than half of the photos."""
+    """Maximum number of models that are built, each from a different initial pair; the largest model is kept.
+    No more models are built once one of them contains more than half of the photos."""
     abs_pose_max_error: Annotated[float, POSITIVE] = 8.0
     """Maximum reprojection error of an inlier in absolute pose estimation (PnP), in pixels of the image in
     which keypoints are detected; it is large because points are not refined yet."""
@@ -50,16 +50,16 @@ class IncrementalRegistration:
     """Maximum number of attempts to register a photo; the count restarts when another photo has been
     registered."""
     min_num_shared_points: Annotated[int, COUNT] = 3
-    """A photo can be registered by its relative pose to a registered photo only if both share at least this
-    number of points. The shared points determine the scale of the relative pose and, after bundle adjustment,
-    verify the pose."""
+    """A photo can be registered by its relative pose to a registered photo only if both photos observe at
+    least this number of shared points. The shared points determine the scale of the relative pose and, after
+    bundle adjustment, verify the pose."""
     min_shared_inlier_ratio: Annotated[float, SHARE] = 0.5
-    """Verification of a photo that was registered by its relative pose to one registered photo: those of its
-    points that at least two other photos observe are tested after bundle adjustment. The photo stays
-    registered only if at least this fraction of the tested points agrees with its pose."""
+    """A photo that was registered by its relative pose to another photo is tested after bundle adjustment: of
+    its points that at least two other photos observe, at least this fraction must agree with its pose.
+    Otherwise, the photo is unregistered again."""
     max_pair_tri_angle: Annotated[float, POSITIVE] = 4.0
-    """Triangulation angle, in degrees, beyond which a larger angle does not improve the score of a pair. The
-    score decides by which pair a photo is registered if no photo can be registered by PnP."""
+    """If no photo can be registered by PnP, a photo is registered by its relative pose in the pair with the
+    best score. Triangulation angles larger than this value, in degrees, do not improve the score."""
     coverage_grid_size: Annotated[int, COUNT] = 16
     """Number of cells per side of the grid that measures how evenly visible points cover a photo."""
     min_num_images_for_focal: Annotated[int, Ge(2)] = 4
@@ -102,7 +102,7 @@ class IncrementalRegistration:
     def register_remaining(
         self, state: SfmState, two_views: TwoViews, options: MapperOptions, seed: int = 0
     ) -> dict[int, str]:
-        """Like `register`, but register unregistered images one by one, in a state that already has poses."""
+        """Register the remaining images one by one in a state with poses (arguments as in `register`)."""
         mapper = IncrementalMapper(state, two_views, self, options, seed)
         for _ in mapper.run():
             pass
@@ -149,7 +149,7 @@ def initial_pair_score(registration: IncrementalRegistration, two_view: TwoView)
 
 
 class IncrementalMapper:
-    """Builds one model: initializes it with a pair, then registers one image after another.
+    """Mapper that builds one model from an initial pair and registers one image after another.
 
     Args:
         state: State in which images are registered; changed in place.
@@ -203,12 +203,12 @@ class IncrementalMapper:
             yield image_id
 
     def _next_image(self) -> int | None:
-        """Choose the unregistered image with the best coverage by visible points; None if there is none."""
+        """Choose the eligible image with the best coverage by visible points; None without such an image."""
         coverage, visible = self._coverage()
         return int(np.lexsort((visible, coverage))[-1]) if coverage.any() else None
 
     def _coverage(self) -> tuple[Indices, Indices]:
-        """Count the grid cells with visible points, and the visible points, of each image. (N,), (N,).
+        """Count grid cells with visible points, and visible points, in each image. (N,), (N,).
 
         The number of cells is 0 for images that cannot be registered next.
         """
@@ -255,7 +255,7 @@ class IncrementalMapper:
         return True
 
     def _attach_by_pair(self) -> int | None:
-        """Register an image by its relative pose to a registered image, and return its index.
+        """Register an image by its relative pose to a registered image; return the index of the new image.
 
         Returns None if no such pose passes verification.
         """
@@ -308,7 +308,7 @@ class IncrementalMapper:
         return T_scaled @ state.T_camera_world[known]
 
     def _verify_pose(self, image_id: int) -> bool:
-        """Check that the pose of an image agrees with the points that at least two other images observe."""
+        """Check that the pose of an image agrees with its points that at least two other images observe."""
         state = self.state
         in_image = state.image_ids == image_id
         num_others = np.bincount(state.track_ids[state.inlier & ~in_image], minlength=len(state.points))

@@ -150,7 +150,7 @@ def find_correspondences(
     by the most matches is kept.
 
     Args:
-        image_id: Index of the image, which has no observations.
+        image_id: Index of the image to register.
         pairs: Verified pairs of the image with images that observe points.
         points_of_keypoints: Index of the 3D point of each keypoint of each image, -1 without a point. (K,)
             each.

@@ -21,19 +21,19 @@ from nope_splat.utils.ranges import COUNT, POSITIVE
 
 @dataclass(frozen=True)
 class SpanningTreeRegistration:
-    """Chain relative poses along the maximum spanning tree of the match graph; suited to small overlap."""
+    """Chain relative poses along the maximum spanning tree of the match graph; suited to little overlap."""
 
     max_reproj_error: Annotated[float, POSITIVE] = 8.0
     """Maximum reprojection error of an observation, in pixels of the image in which keypoints are detected;
     observations with a larger error are removed. It is large because chained poses drift."""
     min_num_shared_points: Annotated[int, COUNT] = 5
-    """Minimum number of points shared with earlier pairs to determine the scale of a pair; with fewer points,
-    the scale of the preceding pair is used."""
+    """Minimum number of points that a pair must share with earlier pairs to determine its scale; with fewer
+    points, the scale of the preceding pair is used."""
 
     def register(
         self, state: SfmState, two_views: TwoViews, options: MapperOptions, seed: int = 0
     ) -> dict[int, str]:
-        """Register all images of the maximum spanning tree by its relative poses, then bundle-adjust.
+        """Register images by the relative poses along the maximum spanning tree, then bundle-adjust.
 
         Each relative pose is scaled so that keypoints shared with earlier pairs keep their depth. Compared to
         incremental registration, this requires less overlap but a more accurate initial focal length.
@@ -57,7 +57,7 @@ class SpanningTreeRegistration:
     def register_remaining(
         self, state: SfmState, two_views: TwoViews, options: MapperOptions, seed: int = 0
     ) -> dict[int, str]:
-        """Like `register`, but register unregistered images one by one, in a state that already has poses."""
+        """Register the remaining images one by one in a state with poses (arguments as in `register`)."""
         return IncrementalRegistration().register_remaining(state, two_views, options, seed)
 
 
