@@ -43,7 +43,7 @@ CAMERA_MODELS = {
     "EUCM": 6,
     "EQUIRECTANGULAR": 2,
 }
-"""Number of parameters of each camera model; the order of the models is that of COLMAP's model IDs."""
+"""Number of parameters of each camera model, in the order of COLMAP's model IDs (from 0)."""
 SINGLE_FOCAL_MODELS = frozenset(
     {
         "SIMPLE_PINHOLE",
@@ -122,7 +122,7 @@ class ColmapPoints:
     errors: Array
     """Mean reprojection error of each point in pixels; -1 (`UNKNOWN_ERROR`) if the mean is infinite. (P,)."""
     starts: Indices
-    """Index in `tracks` of the first row of each point's track, then the total number of rows. (P + 1,)."""
+    """Row of `tracks` at which the track of each point starts; finally the number of rows. (P + 1,)."""
     tracks: Indices
     """Observations of all points, sorted by point. Each row contains the image ID and the index of the
     observation in the `points2D` of this image. (O, 2)."""
@@ -229,7 +229,7 @@ def read_cameras(directory: Path) -> tuple[dict[int, ColmapCamera], dict[int, Co
             both pairs exist, the binary files are read.
 
     Returns:
-        Cameras by camera ID; and images by image ID, with empty `xy` and `point_ids`.
+        Cameras by camera ID, and images by image ID. The `xy` and `point_ids` of images are empty.
 
     Raises:
         NopeSplatError: If the folder contains no model, or a file is damaged. Implausible intrinsics or poses
@@ -339,7 +339,7 @@ def _read_binary_images(path: Path) -> dict[int, ColmapImage]:
 
 
 def _read_name(file: BinaryIO) -> str:
-    """Read a UTF-8 name that ends with a zero byte; the file position is then behind this byte."""
+    """Read a UTF-8 name, and move the file position to the byte after the zero byte that ends the name."""
     start = file.tell()
     name, end, _ = file.read(MAX_NAME_LENGTH).partition(b"\0")
     if not end:

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms
 
 ColorProblem = Literal["damaged", "hdr"]
-"""Why colors are not converted: the profile is damaged or does not fit the image, or the colors are HDR."""
+"""Why the colors of an image cannot be converted to sRGB: "damaged" if the color profile is damaged or does
+not fit the image, "hdr" if the colors are HDR."""
 
 MAX_SRGB_DIFFERENCE = 2
 """A profile is treated as sRGB if its conversion to sRGB changes colors by at most this number of levels (0
 to 255). Published sRGB profiles differ by up to this number, because their curves are rounded differently."""
 D65 = (0.3127, 0.3290)
-"""Chromaticity of the white point of most color spaces."""
+"""Chromaticity (x, y) of the white point of most color spaces."""
 SRGB_PRIMARIES = (0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
 """Chromaticities of sRGB: x and y of red, green and blue."""
 CODED_PRIMARIES = {
@@ -30,14 +31,15 @@ CODED_PRIMARIES = {
     11: ((0.314, 0.351), (0.680, 0.320, 0.265, 0.690, 0.150, 0.060)),  # DCI-P3
     12: (D65, (0.680, 0.320, 0.265, 0.690, 0.150, 0.060)),  # Display P3
 }
-"""Chromaticities of white point and primaries, by the code of the primaries in ITU-T H.273."""
+"""Chromaticities (x, y) of the white point and of red, green and blue, by `ColourPrimaries` code in ITU-T
+H.273."""
 CODED_GAMMAS = {4: 2.2, 5: 2.8, 8: 1.0}
-"""Exponents of the transfer functions in ITU-T H.273 that are pure power functions, by code. Other transfer
-functions without HDR are treated as that of sRGB, as cameras and browsers do."""
+"""Exponents of transfer functions that are pure power functions, by their code in ITU-T H.273. All other
+functions except HDR are treated as the sRGB transfer function, as cameras and browsers do."""
 CODED_HDR = (16, 18)
-"""Codes of the transfer functions PQ and HLG in ITU-T H.273."""
+"""Codes of the HDR transfer functions PQ and HLG in ITU-T H.273."""
 BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
-"""Matrix from XYZ to the cone responses in which white points are adapted (Lam 1985)."""
+"""Matrix from XYZ to cone responses, for the Bradford adaptation of white points (Lam 1985)."""
 D50 = np.array([0.9642, 1.0, 0.8249])
 """XYZ of the white point of ICC profiles."""
 
@@ -61,13 +63,13 @@ class SrgbConversion:
     transform: ImageCms.ImageCmsTransform | None
     """Transform of RGB, RGBA or CMYK colors; None for gray images."""
     table: NDArray[np.uint8] | None = None
-    """Colors of the gray levels 0 to 255, for gray images. (256, 3)."""
+    """sRGB color (0 to 255) of each gray level, for gray images; None for other images. (256, 3)."""
 
     def apply(self, band: Image.Image, mode: str) -> NDArray[np.uint8]:
-        """Convert the colors of a strip of the image.
+        """Convert the colors of a horizontal strip of the image.
 
         Args:
-            band: Horizontal strip of the image, in the mode of the image.
+            band: The strip, in the Pillow mode of the image.
             mode: Pillow mode of the result, "RGB" or "RGBA". Alpha is not changed.
 
         Returns:
@@ -100,15 +102,15 @@ class SrgbConversion:
 def srgb_conversion(image: Image.Image) -> SrgbConversion | None:
     """Return the conversion of an image's colors to sRGB.
 
-    The colors are described by an ICC profile, by the chunks cICP, or gAMA and cHRM, of PNG files, by the
-    codes (nclx) of HEIF and AVIF files, or by the interoperability index of EXIF data, with which cameras
-    mark Adobe RGB.
+    The color space is read from the ICC profile; in PNG files also from the chunks cICP, gAMA and cHRM; in
+    HEIF and AVIF files from the nclx codes; and in JPEG files from the EXIF interoperability index, with
+    which cameras mark Adobe RGB.
 
     Args:
         image: The opened image; decoded or not.
 
     Returns:
-        The conversion; None if the colors are sRGB or not described.
+        The conversion; None if the color space is sRGB or unknown.
 
     Raises:
         ColorProfileError: If the profile is damaged or does not fit the image, or the colors are HDR.
@@ -129,7 +131,7 @@ def srgb_conversion(image: Image.Image) -> SrgbConversion | None:
 
 
 def color_problem(image: Image.Image) -> ColorProblem | None:
-    """Return why the colors of an image are not converted to sRGB; None if they are converted, or are sRGB.
+    """Return why the colors of an image cannot be converted to sRGB; None if they can, or need not be.
 
     Args:
         image: The opened image; decoded or not.
@@ -142,9 +144,9 @@ def color_problem(image: Image.Image) -> ColorProblem | None:
 
 
 def coded_colors(file: BinaryIO, image_format: str | None) -> tuple[int, int] | None:
-    """Read the codes of primaries and transfer function (ITU-T H.273) from a PNG or AVIF file.
+    """Read the ITU-T H.273 codes of the primaries and the transfer function from a PNG or AVIF file.
 
-    Pillow does not read these codes. The file position is restored.
+    Pillow does not read these codes. The file position is restored afterwards.
 
     Args:
         file: The file.
@@ -166,11 +168,11 @@ def matrix_profile(
 
     Args:
         primaries: Chromaticities x and y of red, green and blue. (6,).
-        white: Chromaticity of the white point.
-        gamma: Exponent of the transfer function; None for that of sRGB.
+        white: Chromaticity (x, y) of the white point.
+        gamma: Exponent of a power function as transfer function; None for the sRGB transfer function.
 
     Raises:
-        ValueError: If a chromaticity y is not positive, or the primaries are (nearly) on a line.
+        ValueError: If a chromaticity y is not positive, or the primaries are (nearly) collinear.
     """
     x, y = np.reshape(primaries, (3, 2)).T
     if min(*y, white[1]) <= 0:
@@ -219,13 +221,13 @@ ADOBE_RGB = matrix_profile((0.64, 0.33, 0.21, 0.71, 0.15, 0.06), gamma=563 / 256
 
 
 def _profile(image: Image.Image) -> bytes | None:
-    """Return the ICC profile of an image, or one made from other descriptions of its colors.
+    """Return the embedded ICC profile of an image, or a profile created from other color metadata.
 
     Returns:
-        The profile; None if the colors are sRGB or not described.
+        The profile; None if the color space is sRGB or unknown.
 
     Raises:
-        ColorProfileError: If the description is damaged, or the colors are HDR.
+        ColorProfileError: If the profile or metadata are damaged, or the colors are HDR.
     """
     info = image.info
     codes = info.get("color_codes")
@@ -267,8 +269,8 @@ def _png_profile(gamma: float | None, chromaticity: tuple[float, ...] | None) ->
     """Create an ICC profile from the chunks gAMA and cHRM of a PNG file; None if they describe sRGB.
 
     Args:
-        gamma: Exponent that converts linear light to levels, as in gAMA. An exponent within 5 percent of
-            1/2.2 means the transfer function of sRGB, as in libpng, because most programs write it for sRGB.
+        gamma: Exponent that converts linear light to levels, as in gAMA. Exponents within 5 percent of 1/2.2
+            stand for the sRGB transfer function, as in libpng, because most programs write 1/2.2 for sRGB.
         chromaticity: Chromaticities x and y of white, red, green and blue, as in cHRM. (8,).
     """
     if gamma is not None and not 0.1 <= gamma <= 10:
@@ -322,12 +324,12 @@ def _conversion(profile: bytes, mode: str) -> SrgbConversion | None:
 
 
 def _same(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> bool:
-    """Check whether colors differ by at most `MAX_SRGB_DIFFERENCE` levels."""
+    """Check whether all 8-bit levels of two color arrays differ by at most `MAX_SRGB_DIFFERENCE`."""
     return bool(np.abs(first.astype(int) - second).max() <= MAX_SRGB_DIFFERENCE)
 
 
 def _png_codes(file: BinaryIO) -> tuple[int, int] | None:
-    """Read the first two numbers of the chunk cICP of a PNG file."""
+    """Read the codes of primaries and transfer function (chunk cICP) of a PNG file; None if missing."""
     file.seek(8)
     while len(head := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", head)
@@ -341,7 +343,7 @@ def _png_codes(file: BinaryIO) -> tuple[int, int] | None:
 
 
 def _avif_codes(file: BinaryIO) -> tuple[int, int] | None:
-    """Read the first two numbers of the nclx box of an AVIF file, in its `meta` box."""
+    """Read the codes of primaries and transfer function (nclx) of an AVIF file; None if missing."""
     file.seek(0)
     while len(head := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", head)

@@ -35,7 +35,8 @@ IMAGE_SUFFIXES = (
     | HEIF_SUFFIXES
     | AVIF_SUFFIXES
 )
-"""Endings of files that are read as photos, in lower case. The format is detected from the content."""
+"""File extensions, in lower case, of files that are read as photos. The extension does not determine the
+format, which is detected from the content."""
 Image.init()
 FORMATS = Image.OPEN.keys() & {"JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000", "AVIF", "HEIF"}
 """Pillow formats that are accepted; a file's format is detected from its content, not its name. Other formats
@@ -156,13 +157,13 @@ def read_pixels(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def read_alpha(image: Image.Image) -> NDArray[np.uint8]:
-    """Return the opacity of a decoded image that has transparency.
+    """Return the alpha channel of a decoded image that has transparency.
 
     Args:
         image: The image, after `turn_upright`.
 
     Returns:
-        Opacity, 0 to 255. (H, W).
+        Alpha, 0 (transparent) to 255 (opaque). (H, W).
     """
     alpha = np.empty((image.height, image.width), np.uint8)
     for rows, band in bands(image):
@@ -179,7 +180,7 @@ def bands(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
         image: The image, after `turn_upright`.
 
     Yields:
-        Rows of the image that a strip contains, and the strip.
+        Range of image rows in a strip, and the strip.
     """
     height = max(1, PIXELS_PER_BAND // image.width)
     for top in range(0, image.height, height):

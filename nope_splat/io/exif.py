@@ -15,25 +15,27 @@ from PIL.ExifTags import GPS, IFD, Base
 logger = logging.getLogger(__name__)
 
 DIAGONAL_35MM = math.hypot(36, 24)
-"""Diagonal of a 35 mm film frame, 43.27 mm."""
+"""Diagonal of a 35 mm film frame in millimeters (43.27)."""
 MAX_CROP_FACTOR_3_TO_2 = 1.7
-"""Largest crop factor (35 mm equivalent divided by focal length) of sensors that are assumed to have the
-aspect ratio 3:2, as full-frame (1.0) and APS-C sensors (1.5 or 1.6) do. The smaller sensors of compact
-cameras, phones and drones mostly have 4:3."""
+"""Sensors with at most this crop factor (35 mm equivalent divided by focal length) are assumed to have the
+aspect ratio 3:2, as full-frame (1.0) and APS-C sensors (1.5 or 1.6) do. Smaller sensors are assumed to have
+the aspect ratio 4:3, as most compact cameras, phones and drones do."""
 MAX_ASPECT_RATIO = 2.0
-"""Largest aspect ratio of an image of one exposure; wider images are stitched panoramas."""
+"""Largest aspect ratio (longer side divided by shorter side) of a photo; longer images are taken for stitched
+panoramas."""
 MIN_DIGITAL_ZOOM = 1.01
-"""Smallest digital zoom that matters; phones also state factors such as 1.0007."""
+"""Smaller factors of digital zoom are ignored: phones also write factors such as 1.0007 without a zoom."""
 LENGTHS_WITH_ZOOM = frozenset({"apple"})
-"""Makers (in lower case) whose 35 mm equivalents include the digital zoom."""
+"""Camera makers, in lower case, that include the digital zoom in the 35 mm equivalent focal length."""
 
 
 @dataclass(frozen=True)
 class ExifData:
-    """EXIF data of one photo. Values that are missing or implausible have their defaults."""
+    """EXIF data of one photo. Values that are missing or implausible are replaced by defaults."""
 
     orientation: int = 1
-    """EXIF orientation, 1 to 8: how the stored pixels must be rotated and mirrored. 1 is upright."""
+    """EXIF orientation, 1 to 8: how to rotate and mirror the stored pixels to get the upright photo. 1 means
+    that the stored pixels are upright."""
     make: str = ""
     """Maker of the camera."""
     model: str = ""
@@ -45,7 +47,7 @@ class ExifData:
     focal_length_35mm: float | None = None
     """Focal length in millimeters at which a 35 mm camera has the same diagonal field of view."""
     digital_zoom: float = 1.0
-    """Factor by which the camera enlarged the center of the image."""
+    """Factor by which the camera enlarged the center of the image; 1 without digital zoom."""
     exposure_time: float | None = None
     """Exposure time in seconds."""
     f_number: float | None = None
@@ -61,10 +63,10 @@ class ExifData:
 
     @property
     def lens_key(self) -> tuple[str, str, str, float]:
-        """Maker, model, lens, and focal length in millimeters after digital zoom (0 if unknown).
+        """Maker, model, lens, and focal length in millimeters, multiplied by the digital zoom (0 if unknown).
 
-        Photos with equal keys and sizes have the same intrinsics. The 35 mm equivalent is preferred, since
-        some cameras write a digital zoom only there.
+        Photos with equal keys and sizes are assumed to have the same intrinsics. The focal length is the
+        35 mm equivalent if known, since some cameras include the digital zoom only in this value.
         """
         length = self.focal_length_35mm or self.focal_length or 0.0
         is_included = self.focal_length_35mm is not None and self.make.lower() in LENGTHS_WITH_ZOOM
@@ -73,7 +75,7 @@ class ExifData:
 
     @property
     def lens_name(self) -> str:
-        """Maker and model of the camera, and model of the lens, without words that are repeated."""
+        """Maker and model of the camera, and model of the lens, without repeated words."""
         model = (
             self.model if self.model.lower().startswith(self.make.lower()) else f"{self.make} {self.model}"
         )
@@ -83,11 +85,11 @@ class ExifData:
     def focal_in_pixels(self, width: int, height: int) -> float | None:
         """Compute the focal length in pixels.
 
-        With the 35 mm equivalent f35, the focal length is f35 d / 43.27 mm. Here, d is the diagonal, in
-        pixels, of the image that the whole sensor would give. If the aspect ratio is not between 4:3 and 3:2,
-        the image is assumed to be cropped along one side from an image with the aspect ratio of the sensor
-        (4:3 or 3:2). The focal plane resolution in EXIF data is not used: programs that scale photos do not
-        change it, but may change the original image size to which it refers.
+        With the 35 mm equivalent f35 in millimeters, the focal length in pixels is f35 d / 43.27, where d is
+        the diagonal, in pixels, of the image of the whole sensor. If the aspect ratio is not between 4:3 and
+        3:2, the image is assumed to be cropped along one side from an image with the aspect ratio of the
+        sensor (4:3 or 3:2). The focal plane resolution in EXIF data is not used: programs that scale photos
+        keep its value, but may change the image size to which this value refers.
 
         Args:
             width: Width of the image in pixels.
@@ -107,7 +109,12 @@ class ExifData:
         return self.focal_length_35mm / DIAGONAL_35MM * self._sensor_diagonal(longer, shorter)
 
     def _sensor_diagonal(self, longer: int, shorter: int) -> float:
-        """Return the diagonal, in pixels, of the image that the whole sensor would give."""
+        """Return the diagonal, in pixels, of the image of the whole sensor, for a possibly cropped image.
+
+        Args:
+            longer: Longer side of the image in pixels.
+            shorter: Shorter side of the image in pixels.
+        """
         aspect = longer / shorter
         if not 4 / 3 <= aspect <= 3 / 2:
             crop_factor = (self.focal_length_35mm or 0.0) / (self.focal_length or 1.0)
@@ -126,7 +133,7 @@ def read_exif(image: Image.Image) -> ExifData:
         image: The image. Its pixels are not decoded.
 
     Returns:
-        The EXIF data; values that are missing, damaged or implausible have their defaults.
+        The EXIF data; values that are missing, damaged or implausible are replaced by defaults.
     """
     try:
         tags = image.getexif()
@@ -156,7 +163,7 @@ def read_exif(image: Image.Image) -> ExifData:
 
 
 def _number(tags: Mapping[int, Any], tag: int, low: float = 0.0) -> float | None:
-    """Return the value of a tag (the first one of several) as a number; None if it is not above `low`."""
+    """Return the first value of a tag as a number; None if missing, not finite, or not above `low`."""
     value = tags.get(tag)
     try:
         number = float(value[0] if isinstance(value, tuple) else value)  # type: ignore[arg-type]
@@ -173,7 +180,7 @@ def _text(tags: Mapping[int, Any], tag: int) -> str:
 
 
 def _time(tags: Mapping[int, Any]) -> datetime | None:
-    """Return the local time at which the photo was taken."""
+    """Return the local time at which the photo was taken; None if it is missing or damaged."""
     text = _text(tags, Base.DateTimeOriginal)
     try:
         return datetime.strptime(text, "%Y:%m:%d %H:%M:%S") if text else None
@@ -182,7 +189,7 @@ def _time(tags: Mapping[int, Any]) -> datetime | None:
 
 
 def _position(tags: Mapping[int, Any]) -> tuple[float, float] | None:
-    """Return latitude and longitude in degrees from the GPS tags."""
+    """Return latitude and longitude in degrees from GPS tags; None if they are missing, damaged or both 0."""
     try:
         angles = []
         for tag, direction_tag, negative, limit in (

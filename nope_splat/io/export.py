@@ -1,6 +1,6 @@
-"""Export a reconstruction as COLMAP model, nerfstudio `transforms.json` and JSON report.
+"""Export a reconstruction as a COLMAP model, a nerfstudio `transforms.json` and a JSON report.
 
-`io.image_export` exports images and masks.
+The module `io.image_export` exports images and masks.
 
 To export optimized cameras, put them into the reconstruction first, as `plugin.load_run.optimized_scene` does
 for a training run: `dataclasses.replace(scene, T_world_camera=..., cameras=...)`.
@@ -34,15 +34,15 @@ from nope_splat.scene.reconstruction import Reconstruction
 from nope_splat.scene.tracks import Observations
 
 UNKNOWN_ERROR = -1.0
-"""COLMAP's value for an unknown reprojection error. This value replaces the infinite error of points behind a
-camera, because the text format cannot represent infinity."""
+"""COLMAP's value for an unknown reprojection error. Points behind a camera, whose error is infinite, get this
+value, because COLMAP's text format cannot represent infinity."""
 MODEL_FILES = tuple(
     f"{name}.{suffix}"
     for name in ("cameras", "images", "points3D", "rigs", "frames")
     for suffix in ("bin", "txt")
 )
-"""Names of all files of a COLMAP model. COLMAP prefers binary files to text files, and the poses in `frames`,
-which we do not write, to those in `images`."""
+"""Names of all files that a COLMAP model may have. An export removes the files that it does not write: COLMAP
+would prefer binary files to text files, and poses in `frames` to poses in `images`."""
 
 
 def write_colmap(scene: Reconstruction, directory: Path, text: bool = False) -> None:
@@ -113,7 +113,7 @@ def colmap_model(scene: Reconstruction) -> ColmapModel:
 def write_transforms(
     scene: Reconstruction, image_folder: Path, path: Path, mask_folder: Path | None = None
 ) -> None:
-    """Write a nerfstudio `transforms.json` and, in the same folder, the track points as `sparse_pc.ply`.
+    """Write a nerfstudio `transforms.json` and, in the same folder, the 3D points as `sparse_pc.ply`.
 
     The JSON file contains the poses of all registered images in the world frame of the reconstruction, with
     OpenGL camera axes. Held-out images form nerfstudio's validation split and also its test split. The path
@@ -178,7 +178,7 @@ def write_report(scene: Reconstruction, path: Path, skipped: Mapping[str, str] |
     Args:
         scene: The reconstruction.
         path: JSON file to write.
-        skipped: Reason for skipping, by the name of each file that could not be used; None for no files.
+        skipped: Why files were skipped: reason by file name. None if no file was skipped.
 
     Raises:
         NopeSplatError: If the file cannot be written, or exists and this package did not write it.
@@ -234,7 +234,7 @@ def summarize(scene: Reconstruction) -> dict[str, object]:
 
 
 def _relative_if_inside(directory: Path, file: Path) -> str:
-    """Return the path of a file: relative to `directory` if the file is inside, else absolute."""
+    """Return the path of a file: relative to `directory` if the file is inside this folder, else absolute."""
     file = Path(os.path.abspath(file))
     return (file.relative_to(directory) if file.is_relative_to(directory) else file).as_posix()
 

@@ -54,8 +54,8 @@ def folder_hashes(data: Path) -> dict[str, str]:
         data: The image folder, or a folder that contains it as `images/`.
 
     Returns:
-        Text by image name: the SHA-256 hash of the image file and, if the image has a mask file, a space and
-        the hash of the mask file. The hash of a file that cannot be read is replaced by "unreadable".
+        Hashes by image name: the SHA-256 hash of the image file, followed by a space and the hash of the mask
+        file if there is one. For files that cannot be read, "unreadable" replaces the hash.
     """
 
     def hash_or_reason(path: Path) -> str:

@@ -28,8 +28,8 @@ from nope_splat.scene.reconstruction import Reconstruction
 from nope_splat.utils.progress import progress_bar
 
 PORTABLE_FORMATS = frozenset({"JPEG", "MPO", "PNG"})
-"""Pillow formats that other tools read. COLMAP's Python package cannot read WebP, AVIF, HEIC, GIF or JPEG
-2000 files; other tools cannot read TIFF or BMP files."""
+"""Pillow formats that all other tools read. Images in other formats are converted: pycolmap cannot read WebP,
+AVIF, HEIC, GIF or JPEG 2000 files, and some tools cannot read TIFF or BMP files."""
 MAX_COLOR_DIFFERENCE = 2
 """Colors whose 8-bit levels differ by at most this number count as equal."""
 
@@ -40,8 +40,8 @@ def export_images(
     """Export the registered images to a folder for other tools, as symbolic links or copies.
 
     Images that other tools may read differently (see `is_portable`) are converted to upright PNG files with
-    8 bits per channel in sRGB, named like the original plus `.png`, or plus `_1.png` and so on if that name
-    is used. Images of an earlier export to the same folder are removed.
+    8 bits per channel in sRGB, and `.png` is appended to their names (`_1.png` and so on if the name is
+    taken). Images of an earlier export to the same folder are removed.
 
     Args:
         scene: The reconstruction.
@@ -53,7 +53,7 @@ def export_images(
         The reconstruction with the names of the exported images; names of unregistered images are unchanged.
 
     Raises:
-        NopeSplatError: If the files cannot be written, `directory` is in the original image folder, or it
+        NopeSplatError: If the files cannot be written, or `directory` is in the original image folder or
             contains a file of the same name that this package did not write.
     """
     images = list(compress(images_of(scene, folder), scene.registered))
@@ -92,16 +92,16 @@ def check_image_export(folder: ImageFolder, directory: Path) -> None:
 
 
 def uses_original_images(folder: ImageFolder, output_dir: Path) -> bool:
-    """Check whether other tools have to read the original images, because the output is in their folder.
+    """Check whether the output is in the image folder, so that other tools have to read the original images.
 
-    Images exported into that folder would be input of the next run.
+    Images are not exported into the image folder, because the next run would read them as photos.
 
     Args:
         folder: The original images.
-        output_dir: Output folder, whose images would be in its subfolder `images`.
+        output_dir: Output folder; images are exported to its subfolder `images`.
 
     Raises:
-        NopeSplatError: If the output is in the image folder, and an image is not portable.
+        NopeSplatError: If the output is in the image folder, and an image has to be converted.
     """
     root = folder.root.resolve()
     if not (output_dir / "images").resolve().is_relative_to(root):
@@ -117,7 +117,7 @@ def uses_original_images(folder: ImageFolder, output_dir: Path) -> bool:
 
 
 def is_portable(image_file: ImageFile) -> bool:
-    """Check whether other tools read the same pixels from an image file as `read_image`.
+    """Check whether other tools read the same pixels from an image file as `read_image` does.
 
     Args:
         image_file: The image.
@@ -151,8 +151,8 @@ def exported_names(names: Sequence[str], portable: Sequence[bool]) -> list[str]:
         portable: Whether each image is exported without conversion, under its original name. (N,).
 
     Returns:
-        Name of each exported image: unchanged if `portable` is True, else the original name plus `.png`, or
-        plus `_1.png`, `_2.png` and so on if that name is used already. (N,).
+        Name of each exported image: unchanged if `portable` is True, else the original name with `.png`
+        appended, or `_1.png`, `_2.png` and so on if that name is taken. (N,).
     """
     # Names are compared without case, for file systems that ignore it, and with the names of folders.
     taken = {part.casefold() for name in names for part in (name, *map(str, PurePosixPath(name).parents))}
@@ -213,7 +213,7 @@ def export_masks(scene: Reconstruction, folder: ImageFolder, directory: Path, na
 
 
 def images_of(scene: Reconstruction, folder: ImageFolder) -> list[ImageFile]:
-    """Return the image files in the order of a reconstruction, with its stationary pixels as ignored cells.
+    """Return the image file of each image in a reconstruction; `ignored` contains its stationary cells.
 
     Args:
         scene: The reconstruction, with the original image names.
@@ -242,7 +242,7 @@ def has_mask(image_file: ImageFile) -> bool:
 
 
 def _is_upright(image: Image.Image) -> bool:
-    """Check that an image has no EXIF orientation, and EXIF data that all tools read alike."""
+    """Check that the stored pixels are upright; False for damaged EXIF data, which tools read differently."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1) == 1
     except Exception:  # damaged EXIF data, which other tools may still read

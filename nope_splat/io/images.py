@@ -70,16 +70,16 @@ class ImageFolder:
     images: tuple[ImageFile, ...]
     """Usable images, in natural order of their names (`photo9` before `photo10`)."""
     skipped: dict[str, str]
-    """Reason for skipping, by the name of each image file or subfolder that cannot be used."""
+    """Why image files or subfolders cannot be used: reason by name."""
 
 
 def find_images(data: Path | str, invert_masks: bool = False) -> ImageFolder:
     """Find and check the images in a folder and its subfolders.
 
     Every file is decoded once, so that damaged files are reported before later stages start. Hidden files and
-    folders are ignored. The mask of `a/b.jpg` is the file `masks/a/b.jpg.png`, `masks/a/b.png` or
-    `masks/a/b_mask.jpg`, for example, where the folder `masks` is in the image folder or next to it, or
-    `a/b_mask.png` (see `nope_splat.io.mask_files.assign_masks`).
+    folders are ignored. Possible masks of `a/b.jpg` are `masks/a/b.jpg.png`, `masks/a/b.png`,
+    `masks/a/b_mask.jpg` and `a/b_mask.png`, for example; the folder `masks` is in the image folder or next to
+    it (see `nope_splat.io.mask_files.assign_masks`).
 
     Args:
         data: The image folder, or a folder that contains it as `images/`.
@@ -145,8 +145,8 @@ def read_image(image: ImageFile, size: tuple[int, int] | None = None) -> NDArray
             None for full resolution.
 
     Returns:
-        Colors, 0 to 255: RGB (H, W, 3) or, for images with transparency, RGBA (H, W, 4) with colors that are
-        not multiplied by alpha.
+        Colors, 0 to 255: RGB (H, W, 3) or, for images with transparency, RGBA (H, W, 4) with colors not
+        premultiplied by alpha.
 
     Raises:
         NopeSplatError: If the file can no longer be read.
@@ -169,9 +169,9 @@ def read_mask(image_file: ImageFile, size: tuple[int, int] | None = None) -> NDA
         size: Width and height of the result in pixels; None for full resolution.
 
     Returns:
-        True for used pixels (H, W). A pixel is used if no part of it is unused in the mask file (see
-        `nope_splat.io.masks.used_pixels`), it is at least half opaque, and it is in no ignored cell. None if
-        the image has neither mask file, transparency nor ignored cells.
+        True for used pixels. (H, W). A pixel is used if the mask file marks its whole area as used (see
+        `nope_splat.io.masks.used_pixels`), the image is at least half opaque there, and the pixel is in no
+        ignored cell. None if the image has no mask file, no transparency and no ignored cells.
 
     Raises:
         NopeSplatError: If the image or its mask file can no longer be read.
@@ -199,7 +199,7 @@ def read_mask(image_file: ImageFile, size: tuple[int, int] | None = None) -> NDA
 
 
 def count_images(data: Path) -> int:
-    """Count the files with an image suffix in a folder and its subfolders, without reading them.
+    """Count the image files, except masks, in a folder and its subfolders, without reading them.
 
     Args:
         data: The image folder, or a folder that contains it as `images/`.
@@ -286,7 +286,7 @@ def _scale_transparent(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDAr
 
 @contextmanager
 def rereading(path: Path, size: tuple[int, int] | None = None) -> Iterator[Image.Image]:
-    """Call `open_image` for an image or mask file; raise `NopeSplatError` if it can no longer be read."""
+    """Open an image or mask file (see `open_image`); raise `NopeSplatError` if it can no longer be read."""
     try:
         with open_image(path, size) as image:
             yield image

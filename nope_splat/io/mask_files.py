@@ -12,17 +12,18 @@ from pathlib import Path, PurePosixPath
 from nope_splat.io.decoding import IMAGE_SUFFIXES
 
 MASK_FOLDERS = ("masks", "mask", "images_masks", "images_mask")
-"""Names of folders that contain masks, in order of preference. Folders named like the image folder plus
-`_masks` or `_mask` contain masks, too."""
+"""Names of mask folders, preferred names first. A mask folder may also have the name of the image folder with
+`_masks` or `_mask` appended."""
 BESIDE = re.compile(r"(.+)[._-]mask", re.IGNORECASE)
-"""Pattern of the name, without ending, of a mask beside its photo. The group is the name of the photo."""
+"""Pattern of the file name, without extension, of a mask in the folder of its photo. The group is the file
+name of the photo, with or without extension."""
 IN_FOLDER = re.compile(
     r"(.+?)(?:[._ -](?:mask|masks|masked|matte|alpha|cutout|silhouette|segmentation|seg|removebg|nobg|rmbg"
     r"|preview))+",
     re.IGNORECASE,
 )
-"""Pattern of the name, without ending, of a mask in a mask folder that has one of these words after the name
-of its photo (the group). A name with another word could belong to a mask of another photo."""
+"""Pattern of the file name, without extension, of a mask in a mask folder: the file name of the photo (the
+group), followed by one or more of these words. A name with another word may belong to another photo."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,11 @@ class AssignedMasks:
     """Mask files of the photos in an image folder."""
 
     folders: tuple[Path, ...]
-    """Existing mask folders, in order of preference."""
+    """Existing mask folders, preferred folders first."""
     paths: dict[str, Path]
     """Mask file, by photo name."""
     rejected: dict[str, tuple[Path, ...]]
-    """Other mask files that fit the photo, by the name of each photo with several masks."""
+    """Mask files that are not used because another mask file of the photo is preferred, by photo name."""
     unused: tuple[Path, ...]
     """Files in mask folders that fit no photo."""
 
@@ -50,7 +51,7 @@ def is_mask_folder_name(name: str, root: Path) -> bool:
 
 
 def mask_folders(root: Path) -> tuple[Path, ...]:
-    """Return the folders in and next to an image folder that are searched for masks; most do not exist.
+    """Return the possible paths of mask folders in and next to an image folder; most do not exist.
 
     Args:
         root: The image folder.
@@ -66,7 +67,7 @@ def masks_beside_photos(images: Sequence[str]) -> dict[str, str]:
         images: Names of the image files, relative to the image folder.
 
     Returns:
-        Name of the photo, with or without its ending and in lower case, by the name of its mask.
+        Lower-case name of the photo, with or without its extension, by the name of its mask.
     """
     bases = {name: _base(name, BESIDE) for name in images}
     keys = {key for name, base in bases.items() if base is None for key in _photo_keys(name)}
@@ -80,17 +81,18 @@ def assign_masks(
     beside: Mapping[str, str],
     files_in: Callable[[Path], list[str]],
 ) -> AssignedMasks:
-    """Assign mask files to photos by their names, regardless of the case of letters.
+    """Assign mask files to photos by their names, ignoring letter case.
 
-    Masks are preferred in this order: by folder (in the image folder, next to it, beside the photo), then by
-    name (`a.jpg.png`, `a.png`, `a.jpg`, `a_mask.png`, `a.png.png`).
+    If several masks fit a photo, mask folders in the image folder come first, then mask folders next to it,
+    then masks beside the photo. Within a mask folder, the order of names is `a.jpg.png`, `a.png`, `a.jpg`,
+    `a_mask.png`, `a.png.png` for a photo `a.jpg`. The first mask is used.
 
     Args:
         root: The image folder.
         photos: Names of the photos, relative to the image folder.
         inner_folders: Mask folders in the image folder and its subfolders.
         beside: Masks beside photos, from `masks_beside_photos`.
-        files_in: Function that lists the image files in a mask folder, relative to it.
+        files_in: Function that lists the image files in a mask folder, as paths relative to this folder.
     """
     folders = _ordered_folders(root, inner_folders)
     index = _PhotoIndex.of(photos)
@@ -119,12 +121,12 @@ def assign_masks(
 
 @dataclass(frozen=True)
 class _PhotoIndex:
-    """Photos by their names in lower case."""
+    """Lookup tables that find photos by path or file name, ignoring letter case."""
 
     by_key: Mapping[str, list[str]]
-    """Photos by their path, with and without its ending."""
+    """Names of photos, by their lower-case path with extension, and by this path without extension."""
     by_name: Mapping[str, list[str]]
-    """Photos by their file name, with and without its ending."""
+    """Names of photos, by their lower-case file name with extension, and by this name without extension."""
 
     @classmethod
     def of(cls, photos: Sequence[str]) -> _PhotoIndex:
@@ -136,14 +138,19 @@ class _PhotoIndex:
         return cls(by_key, by_name)
 
     def photos_of(self, base: str, file: str) -> list[tuple[str, int]]:
-        """Find the photos that a mask may belong to, each with the rank of the mask's name.
+        """Find the photos to which a mask may belong.
 
-        A mask that is not in a subfolder of the mask folder may also belong to a photo in a subfolder, if no
-        other photo has the same file name.
+        Normally, the path of a mask in the mask folder is the path of its photo. A mask that is directly in a
+        mask folder in or next to the image folder may also belong to a photo in any subfolder, if only one
+        photo has the file name.
 
         Args:
-            base: Folder that contains the mask folder, relative to the image folder.
-            file: The mask, relative to the mask folder.
+            base: Path, relative to the image folder, of the folder that contains the mask folder.
+            file: Path of the mask, relative to the mask folder.
+
+        Returns:
+            Name of each photo, and a number from 0 to 4 for the form of the mask's name; masks with lower
+            numbers are preferred (see `assign_masks`).
         """
         path = PurePosixPath(base) / file
         searches = [(self.by_key, path.parent)]
@@ -161,7 +168,10 @@ class _PhotoIndex:
 
 
 def _mask_keys(name: str) -> Iterator[tuple[str, int]]:
-    """Yield the names that the photo of a mask may have, with or without its ending, and their ranks."""
+    """Yield possible file names of the photo to which a mask belongs, each with the rank of the mask.
+
+    The names may lack the extension. Ranks are 0 (preferred) to 4, in the order of names in `assign_masks`.
+    """
     stem, suffix = os.path.splitext(name)
     yield stem, 0 if os.path.splitext(stem)[1] else 1 if suffix.lower() == ".png" else 2
     if match := IN_FOLDER.fullmatch(stem):
@@ -172,25 +182,25 @@ def _mask_keys(name: str) -> Iterator[tuple[str, int]]:
 
 
 def _photo_keys(name: str) -> set[str]:
-    """Return the path of a photo in lower case, with and without its ending."""
+    """Return two lower-case paths of a photo: one with its extension and one without."""
     return {name.casefold(), os.path.splitext(name)[0].casefold()}
 
 
 def _base(name: str, pattern: re.Pattern[str]) -> str | None:
-    """Return the path of the photo of a mask in lower case; None if the pattern does not match."""
+    """Return the lower-case path of the photo of a mask; None if the mask's name does not match `pattern`."""
     path = PurePosixPath(name)
     match = pattern.fullmatch(path.stem)
     return (path.parent / match[1]).as_posix().casefold() if match else None
 
 
 def _folder_names(root: Path) -> tuple[str, ...]:
-    """Return the names of folders that contain masks, in order of preference."""
+    """Return the names that mask folders may have, preferred names first."""
     name = root.name or root.resolve().name
     return tuple(dict.fromkeys((*MASK_FOLDERS, f"{name}_masks", f"{name}_mask")))
 
 
 def _ordered_folders(root: Path, inner_folders: Sequence[Path]) -> list[Path]:
-    """Return the existing mask folders in and next to an image folder, in order of preference, each once."""
+    """Return the existing mask folders in and next to an image folder, each once, preferred folders first."""
     names = [name.casefold() for name in _folder_names(root)]
     inner = sorted(inner_folders, key=lambda folder: (names.index(folder.name.casefold()), folder))
     outer = [folder for folder in mask_folders(root) if folder.parent == root.parent and folder.is_dir()]

@@ -15,28 +15,29 @@ from nope_splat.io.decoding import bands, read_alpha, refuse_floating_point, tur
 from nope_splat.io.exif import read_exif
 
 LOSSY_FORMATS = frozenset({"JPEG", "MPO", "WEBP", "HEIF", "AVIF", "JPEG2000"})
-"""Pillow formats with lossy compression, which changes levels: black next to white becomes dark gray."""
+"""Pillow formats whose compression may be lossy, so that black pixels next to white ones become dark gray."""
 HALF = 127
-"""Half of white, in levels of 0 to 255. Where this is the threshold, only pixels above it are used."""
+"""Half of white, in levels of 0 to 255. If a mask was compressed lossily or has soft edges, only pixels above
+this level are used. The same threshold applies to opacity."""
 MAX_LABELS = 16
-"""Largest number of different levels in a mask of labels. A mask with more levels has soft edges, or was
-saved in a lossy format before."""
+"""Maximum number of different levels in a label mask, which has one level per object. A mask with more levels
+has soft edges, or was saved in a lossy format before."""
 MAX_RINGING = 16
 """Largest change that lossy compression makes to black and white areas, in levels of 0 to 255."""
 MAX_ASPECT_DIFFERENCE = 0.02
-"""Largest relative difference between the aspect ratios of a mask and its photo, which is caused by rounding
-the size of a scaled mask."""
+"""Maximum relative difference between the aspect ratios of a mask and its photo. Small differences result
+from rounding the size of a scaled mask."""
 
 
 def turn_mask_upright(mask: Image.Image, photo_size: tuple[int, int], photo_orientation: int) -> None:
-    """Decode a mask, and rotate it by its own EXIF orientation.
+    """Decode a mask, and rotate or mirror it in place according to its EXIF orientation.
 
-    A mask without EXIF orientation that fits its photo only when rotated like the photo is rotated like it:
-    such masks were drawn on the stored pixels.
+    If a mask without EXIF orientation fits its photo better after a quarter turn, the mask was drawn on the
+    stored pixels of the photo. The EXIF orientation of the photo is then applied to the mask.
 
     Args:
         mask: The opened mask.
-        photo_size: Width and height of the photo after its rotation, in pixels.
+        photo_size: Width and height of the upright photo in pixels.
         photo_orientation: EXIF orientation of the photo, 1 to 8.
     """
     mask.load()
@@ -67,14 +68,14 @@ def require_mask_fits(file: Path, size: tuple[int, int], photo_size: tuple[int, 
 
 
 def used_pixels(mask: Image.Image) -> NDArray[np.bool_]:
-    """Return which pixels a mask leaves in use.
+    """Return which pixels of an image are used according to its mask.
 
-    If the opacity of the mask varies, the pixels that are at least half opaque are used. Otherwise the
-    brightest channel decides:
+    If the opacity of the mask varies, a pixel is used if it is at least half opaque. Otherwise, the level of
+    its brightest channel decides:
 
-    - In lossy formats, levels above half of white are used.
-    - In lossless formats, all levels except black are used, since they may be labels. If a mask has soft
-      edges or was saved in a lossy format before (see `_is_soft`), levels above half of white are used.
+    - In lossy formats, and in masks that have soft edges or were saved in a lossy format before (see
+      `_is_soft`), pixels with levels above half of white (see `HALF`) are used.
+    - In other masks, all pixels that are not black are used, since their levels may be object labels.
 
     Args:
         mask: The mask, after `turn_mask_upright`.
@@ -108,8 +109,8 @@ def scale_mask(used: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.boo
         size: Width and height of the result in pixels.
 
     Returns:
-        True for used pixels: those that contain no unused pixel if the mask is scaled down, and those whose
-        nearest pixel is used otherwise. (H, W).
+        True for used pixels. (H, W). If the mask is scaled down, a pixel is used if all mask pixels in its
+        area are used; otherwise, if the nearest mask pixel is used.
     """
     if size == (used.shape[1], used.shape[0]):
         return used
@@ -121,12 +122,12 @@ def scale_mask(used: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.boo
 def _is_soft(levels: NDArray[Any], half: int) -> bool:
     """Check whether a lossless mask has soft edges, or was saved in a lossy format before.
 
-    Such a mask has bright pixels, and either more than `MAX_LABELS` different levels, or only levels near
-    black and white that are not all exactly black or white.
+    Such a mask has levels above half of white. It has either more than `MAX_LABELS` different levels, or only
+    levels near black or white (see `MAX_RINGING`), some of them not exactly black and some not exactly white.
 
     Args:
         levels: Levels of the mask. (H, W).
-        half: Half of white.
+        half: Half of white: 127 for levels of 8 bits, 32767 for 16 bits.
     """
     if levels.max() <= half or levels.min() < 0 or levels.max() > 65535:
         return False
@@ -143,7 +144,7 @@ def _is_soft(levels: NDArray[Any], half: int) -> bool:
 
 
 def _fit(size: tuple[int, int], photo_size: tuple[int, int]) -> int:
-    """Return how well a mask fits a photo, by their sizes: 2 if equal, 1 for equal aspect ratios, else 0."""
+    """Rate how well a mask fits its photo: 2 for equal sizes, 1 for equal aspect ratios, else 0."""
     if size == photo_size:
         return 2
     ratio = size[0] * photo_size[1] / (size[1] * photo_size[0])

@@ -1,4 +1,4 @@
-"""Write all files of an output folder before replacing any, and replace only files of this package."""
+"""Replace the files of an output folder once all new files are written; keep files of other programs."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from nope_splat.io.fingerprint import file_hash
 from nope_splat.utils.files import replacing, sync_folder
 
 RECORD = ".nope-splat.json"
-"""Name of the JSON file that records, in each output folder, the written files and their fingerprints."""
+"""Name of the JSON file in each output folder that lists the written files and their fingerprints."""
 STAGING = ".nope-splat.partial"
 """Name of the subfolder for files that are not complete yet."""
 
 Fingerprints = dict[str, list[str]]
-"""Fingerprints by the path of a file, relative to the output folder. A file has two while it is replaced."""
+"""Fingerprints (see `_fingerprint`) of each file, by its path relative to the output folder. While a file is
+being replaced, it has two: for the old and the new content."""
 
 
 @contextmanager
@@ -46,14 +47,14 @@ def writing_to(directory: Path) -> Iterator[None]:
 
 
 def check_replaceable(directory: Path, names: Iterable[str]) -> None:
-    """Check that files may be replaced: those that exist were written by this package and not changed since.
+    """Check that files may be replaced: they do not exist, or this package wrote them and they are unchanged.
 
     Args:
         directory: Output folder, which may not exist.
         names: Paths of the files, relative to `directory`.
 
     Raises:
-        NopeSplatError: If a file exists that this package did not write.
+        NopeSplatError: If a file exists that this package did not write, or that was changed since.
     """
     recorded = _read_record(directory)
     for name in names:
@@ -71,22 +72,22 @@ def replacing_files(
 ) -> Iterator[Path]:
     """Replace files of an output folder, after all of them have been written to a temporary folder.
 
-    After an error or a killed process before the end of the `with` block, the output folder is unchanged.
-    Each output folder contains the file `RECORD`, by which the next export recognizes the files of this one.
+    If an error occurs or the process is killed before the end of the `with` block, the existing files are
+    unchanged. The file `RECORD` in the output folder lists the written files, which later calls may replace.
 
     Args:
         directory: Output folder; created if missing.
         obsolete: Paths, relative to `directory`, of files that must not remain beside the new files. They are
             removed unless they are written again.
-        remove_others: Whether to remove all files of earlier calls that are not written again and were not
-            changed since.
+        remove_others: Whether to remove all files from earlier calls that are not written again, except files
+            that were changed since.
 
     Yields:
         Empty folder, in which the caller creates files and symbolic links, also in subfolders.
 
     Raises:
-        NopeSplatError: If files cannot be written, or a written or obsolete file exists that this package did
-            not write.
+        NopeSplatError: If files cannot be written, or if a file to replace or to remove was not written by
+            this package or was changed since.
     """
     staging = directory / STAGING
     with writing_to(directory):
@@ -102,7 +103,7 @@ def replacing_files(
 
 
 def _move_files(staging: Path, directory: Path, obsolete: Iterable[str], remove_others: bool) -> None:
-    """Move all files from `staging` to `directory`; the arguments are those of `replacing_files`."""
+    """Move all files from `staging` to `directory`, and remove old files (see `replacing_files`)."""
     files = sorted(path for path in staging.rglob("*") if path.is_symlink() or not path.is_dir())
     names = [path.relative_to(staging).as_posix() for path in files]
     check_replaceable(directory, [*names, *obsolete])
@@ -135,21 +136,21 @@ def _flush(file: Path) -> None:
 
 
 def _remove_empty_folders(directory: Path, name: str) -> None:
-    """Remove the folders between `directory` and its removed file `name` that are empty now."""
+    """Remove the subfolders of `directory` that became empty when its file `name` was removed."""
     with suppress(OSError):  # not empty
         for parent in list(PurePosixPath(name).parents)[:-1]:
             (directory / parent).rmdir()
 
 
 def _fingerprint(path: Path) -> str:
-    """Return the target of a symbolic link, or the SHA-256 hash of a file."""
+    """Return the target of a symbolic link as text, or the SHA-256 hash of another file."""
     return f"link to {os.readlink(path)}" if path.is_symlink() else file_hash(path)
 
 
 def _is_recorded(directory: Path, name: str, recorded: Mapping[str, list[str]]) -> bool:
-    """Check whether a file is recorded and was not changed since.
+    """Check whether a file is in the record of an output folder, and was not changed since.
 
-    Files outside the folder, to which a link to a folder may lead, do not count as recorded.
+    If a subfolder is a symbolic link that leads outside `directory`, its files do not count as recorded.
     """
     path = directory / name
     if name not in recorded or not path.parent.resolve().is_relative_to(directory.resolve()):
@@ -158,7 +159,7 @@ def _is_recorded(directory: Path, name: str, recorded: Mapping[str, list[str]]) 
 
 
 def _read_record(directory: Path) -> Fingerprints:
-    """Read the record of an output folder; empty if it does not exist or is damaged."""
+    """Read the fingerprints in `RECORD` of an output folder; empty if the file is missing or damaged."""
     try:
         files = json.loads((directory / RECORD).read_bytes())["files"]
         return {str(name): [str(value) for value in values] for name, values in files.items()}
@@ -167,7 +168,7 @@ def _read_record(directory: Path) -> Fingerprints:
 
 
 def _write_record(directory: Path, files: Mapping[str, list[str]]) -> None:
-    """Replace the record of an output folder."""
+    """Replace the file `RECORD` of an output folder."""
     content = {"purpose": "files that nope-splat wrote and may replace", "files": files}
     with replacing(directory / RECORD, directory / STAGING / RECORD) as file:
         file.write(json.dumps(content, indent=1).encode())

@@ -14,14 +14,14 @@ from nope_splat.io.mask_files import AssignedMasks, assign_masks, is_mask_folder
 
 @dataclass(frozen=True)
 class UnreadKind:
-    """Kind of files that cannot be read, but that people keep among their photos."""
+    """Kind of files that this package cannot read, but that may be among photos."""
 
     singular: str
     plural: str
     advice: str
-    """What to do, as part of a sentence, with "{them}" for the files."""
+    """Advice to the user, as part of a sentence in which "{them}" stands for the files."""
     suffixes: frozenset[str]
-    """Endings in lower case."""
+    """File extensions, with dot and in lower case."""
 
 
 def _kind(singular: str, plural: str, advice: str, suffixes: str) -> UnreadKind:
@@ -56,27 +56,27 @@ UNREAD_KINDS = (
         ".mp4 .mov .m4v .avi .mkv .webm .mts .m2ts .3gp .wmv .mpg .mpeg .insv .360 .braw .r3d",
     ),
 )
-"""Kinds of files that are named in a message, so that no photo is missing without a reason."""
+"""Kinds of files that are not read. They are reported to the user, so that no photo is skipped silently."""
 
 
 @dataclass(frozen=True)
 class PhotoFiles:
-    """Files of an image folder and its subfolders, sorted by what they are."""
+    """Photos, masks and unread files of an image folder and its subfolders."""
 
     photos: tuple[str, ...]
-    """Names of the image files that are not masks, relative to the folder, in natural order."""
+    """Names of the photos, relative to the image folder, in natural order (see `natural_key`)."""
     masks: AssignedMasks
     """Mask files of the photos."""
     unread: tuple[str, ...]
-    """One sentence part for each kind of files that cannot be read, such as "2 videos (.mp4) are not read;
+    """Part of a message for each kind of files that cannot be read, such as "2 videos (.mp4) are not read;
     extract frames with ffmpeg"."""
 
 
 def image_root(data: Path) -> Path:
-    """Return the subfolder `images` of a folder if it exists, else the folder itself.
+    """Return the subfolder `images` (or `Images`, `IMAGES`) of a folder if it exists, else the folder itself.
 
     Args:
-        data: The image folder, or a folder that contains it as `images/`, in any case of its letters.
+        data: The image folder, or a folder that contains it as `images/`.
     """
     for name in ("images", "Images", "IMAGES"):
         if (data / name).is_dir():
@@ -110,7 +110,7 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
     """Return a sort key for image names that orders numbers by value, so that `photo9` precedes `photo10`.
 
     Args:
-        name: The name.
+        name: The image name.
     """
     parts = re.split(r"(\d+)", name.casefold())
     return [int(part) if part.isdecimal() else part for part in parts], name
@@ -129,10 +129,11 @@ def examples(names: Sequence[str]) -> str:
 def _walk(
     root: Path, on_error: Callable[[OSError], object] = lambda _: None
 ) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """Yield each folder with the names of its subfolders and files, without hidden ones.
+    """Yield each folder below `root` with the names of its subfolders and files, without hidden ones.
 
-    Symbolic links are followed, but each folder is visited only once. Subfolders that are removed from the
-    list are not visited. `on_error` is called with the error of each subfolder that cannot be read.
+    Symbolic links are followed, but each folder is visited only once. As in `os.walk`, the caller may remove
+    subfolders from the list, which are then not visited. `on_error` is called with the error of each
+    subfolder that cannot be read.
     """
     visited: set[tuple[int, int]] = set()
     for folder, subfolders, files in os.walk(root, onerror=on_error, followlinks=True):
@@ -151,19 +152,19 @@ def _walk(
 
 
 def _files_in(folder: Path) -> list[str]:
-    """List the image files in a mask folder and its subfolders, relative to it and sorted."""
+    """List the image files in a mask folder and its subfolders: sorted paths, relative to the mask folder."""
     paths = [path / name for path, _, files in _walk(folder) for name in files]
     images = [path for path in paths if _suffix(path.name) in IMAGE_SUFFIXES | {".gif"}]
     return sorted(path.relative_to(folder).as_posix() for path in images)
 
 
 def _suffix(name: str) -> str:
-    """Return the ending of a file name, with its dot and in lower case."""
+    """Return the extension of a file name, with dot and in lower case."""
     return PurePosixPath(name).suffix.lower()
 
 
 def _unread(files: Sequence[str]) -> Iterator[str]:
-    """Describe each kind of files that cannot be read, with its number and what to do."""
+    """Yield part of a message for each kind of files that cannot be read: number, extensions and advice."""
     suffixes = [_suffix(file) for file in files]
     for kind in UNREAD_KINDS:
         found = [suffix for suffix in suffixes if suffix in kind.suffixes]

@@ -1,4 +1,4 @@
-"""Log what users should know about their photos and masks, with one message for each kind of finding."""
+"""Log what users should know about their photos and masks: one message for each kind of problem."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class FileFindings:
     has_frames: bool = False
     """Whether the file contains several pictures, of which the first one is used."""
     color_problem: ColorProblem | None = None
-    """Why the colors are not converted to sRGB; None if they are, or are sRGB."""
+    """Why the colors cannot be converted to sRGB; None if they can, or need not be."""
     scaled_mask: Path | None = None
-    """The mask file, if it has another size than the photo."""
+    """The mask file, if its size differs from the size of the photo; else None."""
 
 
 def log_listing(root: Path, files: PhotoFiles) -> None:
@@ -30,7 +30,7 @@ def log_listing(root: Path, files: PhotoFiles) -> None:
 
     Args:
         root: The image folder.
-        files: Its files.
+        files: The files in the image folder.
     """
     for part in files.unread:
         logger.warning(f"In {root}, {part}.")

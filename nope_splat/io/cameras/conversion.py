@@ -1,4 +1,4 @@
-"""Convert camera entries: approximate lenses by pinhole cameras, and divide lengths by the image size."""
+"""Convert camera entries: fit pinhole cameras to lenses, and divide lengths by the longer image side."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from nope_splat.io.decoding import IMAGE_SUFFIXES, open_image
 logger = logging.getLogger(__name__)
 
 MIN_REPORTED_ERROR = 0.1
-"""Smallest error of a fitted lens, in pixels, that is reported. Smaller errors do not matter, because
-keypoints are less accurate."""
+"""Smallest error of a fitted lens, in pixels, that is logged. Smaller errors do not matter, because keypoints
+are less accurate."""
 
 
 class LensConverter:
-    """Convert camera entries of one file, and report how accurately their lenses could be represented.
+    """Convert the camera entries of a file to pinhole cameras, and log the largest error of this conversion.
 
     Args:
-        path: File or folder of the cameras, for messages.
+        path: File or folder that contains the cameras, for messages.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,7 +44,7 @@ class LensConverter:
             size: Width and height, in pixels, of the image to which the camera refers.
 
         Returns:
-            The camera; like the entry, it refers to stored or to upright pixels.
+            The camera, for the same pixels (stored or upright) as the entry.
 
         Raises:
             InvalidCamera: If the intrinsics are implausible.
@@ -70,7 +70,7 @@ class LensConverter:
         return NamedCamera(entry.T_world_camera, fitted.focal / longer_side, offset, fitted.radial)
 
     def log_errors(self) -> None:
-        """Log the largest error of the fitted lenses, unless all are accurate."""
+        """Log the largest errors of the fitted lenses, if any exceeds `MIN_REPORTED_ERROR`."""
         if self._num_fitted:
             logger.info(
                 f"The lenses of {self._num_fitted} photos in {self._path} ({', '.join(sorted(self._models))})"
@@ -79,7 +79,7 @@ class LensConverter:
             )
 
     def _record(self, model: str, fitted: FittedLens) -> None:
-        """Record the errors of a fitted lens."""
+        """Record the errors of a fitted lens, if they exceed `MIN_REPORTED_ERROR`."""
         if fitted.max_error > MIN_REPORTED_ERROR:
             self._num_fitted += 1
             self._models.add(model)
@@ -90,8 +90,8 @@ class LensConverter:
 def find_image_size(path: Path, entry: CameraEntry) -> Size:
     """Find the image size for a camera entry without `size`.
 
-    The image is searched in the folder of the camera file, at the path given by the image name, and by its
-    file name in the subfolder `images`.
+    The image file may be at the path given by the image name, relative to the folder of the camera file, or
+    in the subfolder `images` of this folder. The image name may lack the extension.
 
     Args:
         path: The camera file.
@@ -101,7 +101,7 @@ def find_image_size(path: Path, entry: CameraEntry) -> Size:
         Width and height of the stored image in pixels; the default size of the entry if no image is found.
 
     Raises:
-        InvalidCamera: If the image cannot be read, or if it is not found and the entry has no default size.
+        InvalidCamera: If the image cannot be read, or if no image is found and the entry has no default size.
     """
     for file in _candidates(path.parent, entry.name):
         if file.is_file():
@@ -118,7 +118,7 @@ def find_image_size(path: Path, entry: CameraEntry) -> Size:
 
 
 def _candidates(folder: Path, name: str) -> Iterator[Path]:
-    """Yield the paths at which the image of a camera may be."""
+    """Yield possible paths of an image file, for its name and the folder of the camera file."""
     *folders, last = split_path(name)
     for parent in (folder.joinpath(*folders), folder / "images"):
         yield parent / last

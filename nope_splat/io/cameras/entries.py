@@ -1,4 +1,4 @@
-"""Cameras as files store them, before lenses and pixels are converted."""
+"""Cameras as read from files: any lens model, for stored or upright pixels."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ class CameraEntry:
     """Camera of one image as stored in a camera file."""
 
     name: str
-    """Image name in the file: a path, a file name, or a file name without its ending."""
+    """Image name in the file: a path, a file name, or a file name without extension."""
     T_world_camera: Array
-    """Camera-to-world transform, OpenCV axes, for the image as `size` describes it. (4, 4)."""
+    """Camera-to-world transform, OpenCV axes, for stored or upright pixels as in the file. (4, 4)."""
     lens_for: Callable[[Size], Lens]
-    """Function that returns the lens, in pixels of an image of the given width and height."""
+    """Function that returns the lens for an image size (width, height) in pixels."""
     size: Size | None = None
-    """Width and height, in pixels, of the image to which the camera refers; None if the file does not contain
-    it."""
+    """Image size (width, height) in pixels according to the file; None if the file does not contain the
+    size."""
     default_size: Size | None = None
-    """Size to assume if the size of the image cannot be found; None if the intrinsics depend on it."""
+    """Image size (width, height) in pixels to assume if the image is not found; None if a wrong size would
+    change the intrinsics."""
     is_upright: bool = False
-    """Whether the camera refers to the upright image if `size` fits both the upright and the stored image."""
+    """Whether to assume upright instead of stored pixels if `size` is None or fits both."""
 
 
 def check_name(name: str, others: Container[str]) -> None:
@@ -75,7 +76,7 @@ def entries_by_name(path: Path, entries: Iterable[CameraEntry]) -> dict[str, Cam
 
 
 def parsing_camera(path: Path, name: str) -> AbstractContextManager[None]:
-    """Create the context manager `parsing`, with a message that contains the image name and the file path."""
+    """Return the context manager `parsing` with an error message for the camera of image `name` in a file."""
     photo = " ".join(name[:200].split())
     return parsing(f"the camera of {photo} in {path} cannot be used", "correct it or remove it")
 

@@ -12,7 +12,7 @@ from nope_splat.io.cameras.lenses import Lens, Size, UnsuitableLens
 from nope_splat.utils.typing import Array
 
 GRID = (17, 13)
-"""Number of columns and rows of the grid of pixels, over the whole image, at which lenses are compared."""
+"""Columns and rows of the pixel grid, over the whole image, on which lenses are compared."""
 MIN_SHARE = 0.95
 """A lens is fitted only if the rays of at least this fraction of the grid pixels (see `GRID`) are less than
 89 degrees from the optical axis."""
@@ -32,24 +32,23 @@ class FittedLens:
     radial: tuple[float, float]
     """Radial distortion k1 and k2."""
     max_error: float
-    """Largest distance, in pixels, between the projections of a ray by this camera and by the lens."""
+    """Maximum distance, in pixels, between the projections of the same ray by this camera and by the lens."""
     rms_error: float
-    """Root mean square distance, in pixels, between the projections of rays by this camera and by the
-    lens."""
+    """Root mean square distance, in pixels, between the projections of the same rays by this camera and by
+    the lens."""
 
 
 @lru_cache(maxsize=1024)
 def fit_lens(lens: Lens, size: Size) -> FittedLens:
     """Approximate a lens by a pinhole camera with radial distortion.
 
-    If the lens is a pinhole camera with radial distortion k1, k2, these are kept, and the focal length is the
-    mean of fx and fy. For other lenses, focal length f, principal point c and distortion minimize the sum of
-    squared distances between the pixels of a grid and the projections of their rays. The unknowns f, f k1,
-    f k2 and c are linear in
+    If the lens is a pinhole camera with radial distortion k1 and k2, its distortion and principal point are
+    kept, and the focal length is the mean of fx and fy. For other lenses, the focal length f, the principal
+    point c, k1 and k2 are fitted to the viewing rays of a grid of pixels by least squares:
 
         f p + f k1 s p + f k2 s^2 p + c = pixel,   s = |p|^2,
 
-    where p is the point at depth one on the ray of the pixel.
+    where p is the point at depth one on the ray of the pixel. The system is linear in f, f k1, f k2 and c.
 
     Args:
         lens: The lens.

@@ -1,12 +1,12 @@
-"""Lens models used by other programs: how they project points in camera coordinates to pixels.
+"""Lens models of other programs: projection of points in camera coordinates to pixels.
 
-Every model here is a projection of viewing rays to a plane, followed by polynomial distortion on that plane:
+Each model projects a point X to a plane, and then distorts its coordinates on this plane:
 
     pixel = A d(q(X)) + c,   A = [[fx, skew], [0, fy]].
 
-The projection q is perspective, a fisheye projection, or one of COLMAP's special models. The distortion d is
-the Brown-Conrady model with rational radial distortion and thin prism terms. All lens models in COLMAP,
-nerfstudio, OpenSfM, RealityScan and Metashape have this form.
+The projection q is perspective, a fisheye projection, or COLMAP's FOV, DIVISION or EUCM. The distortion d is
+the Brown-Conrady model with rational radial distortion and thin prism terms; c is the principal point. The
+supported models of COLMAP, nerfstudio, OpenSfM, RealityScan and Metashape have this form.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ Size = tuple[float, float]
 Projection = Literal["perspective", "equidistant", "equisolid", "fov", "division", "eucm"]
 """Projection of viewing rays to the plane on which distortion is applied."""
 SMALLEST_SINE = 1e-12
-"""If the sine of the angle between a ray and the optical axis is below this value, it counts as zero."""
+"""Rays whose angle to the optical axis has a smaller sine than this are treated as parallel to the axis."""
 CONTINUATION_STEPS = 8
 """Number of steps in which `Lens.unproject` moves from the principal point to each pixel."""
 NEWTON_STEPS = 6
-"""Largest number of Newton steps of `Lens.unproject` per continuation step. Newton's method converges
-quadratically."""
+"""Maximum number of Newton steps per continuation step in `Lens.unproject`. Few are needed, because Newton's
+method converges quadratically."""
 DIFFERENCE = 1e-6
 """Step of numerical derivatives with respect to angles, in radians."""
 LARGEST_STEP = 0.2
-"""Largest Newton step in radians."""
+"""Maximum length of a Newton step, in radians; longer steps are shortened to this length."""
 SMALLEST_STEP = 1e-12
-"""Newton steps below this angle, in radians, end the iteration."""
+"""The iteration ends when all Newton steps are below this angle, in radians."""
 LARGEST_ANGLE = np.deg2rad(89.0)
-"""Largest angle between a viewing ray and the optical axis, in radians. The plane at depth one, which pinhole
-cameras project to, contains no rays at 90 degrees or more."""
+"""Maximum angle between a viewing ray and the optical axis, in radians. Rays at 90 degrees or more do not
+meet the plane at depth one, onto which pinhole cameras project."""
 LARGEST_ERROR = 1e-4
-"""Largest error of a ray found by `Lens.unproject`, as a fraction of the focal length."""
+"""Maximum reprojection error of a ray from `Lens.unproject`, as a fraction of the smaller of fx and fy."""
 
 
 class UnsuitableLens(ValueError):
@@ -70,9 +70,9 @@ class Lens:
     center: tuple[float, float]
     """Principal point (x, y) in pixels."""
     radial: tuple[float, ...] = ()
-    """Coefficients of the radial polynomial: those of r^2, r^4 and so on."""
+    """Coefficients k1, k2, ... of the radial polynomial 1 + k1 r^2 + k2 r^4 + ..."""
     denominator: tuple[float, ...] = ()
-    """Coefficients of the polynomial by which the radial polynomial is divided."""
+    """Coefficients of r^2, r^4 and so on in the polynomial by which the radial polynomial is divided."""
     tangential: tuple[float, float] = (0.0, 0.0)
     """OpenCV's p1 and p2: x moves by 2 p1 x y + p2 (r^2 + 2 x^2), y by p1 (r^2 + 2 y^2) + 2 p2 x y."""
     tangential_factor: tuple[float, ...] = ()
@@ -80,9 +80,9 @@ class Lens:
     thin_prism: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     """Coefficients (s0, s1, s2, s3): x moves by s0 r^2 + s1 r^4, y by s2 r^2 + s3 r^4."""
     is_sequential: bool = False
-    """Whether the tangential and thin prism terms are computed from radially distorted points."""
+    """Whether tangential and thin prism terms depend on points after (not before) radial distortion."""
     skew: float = 0.0
-    """Change of the pixel column, in pixels, per unit of the distorted y coordinate on the plane."""
+    """Skew s in pixels: x = fx xd + s yd + cx for distorted coordinates (xd, yd) on the plane."""
     projection: Projection = "perspective"
     """Projection of viewing rays to the plane."""
     shape: tuple[float, ...] = ()
@@ -111,15 +111,15 @@ class Lens:
     def unproject(self, xy: Array) -> tuple[Array, Mask]:
         """Compute the viewing rays of pixels by Newton's method.
 
-        The target moves from the principal point to the pixel in several steps, so that the solution stays on
-        the innermost branch of distortion polynomials that are not monotonic.
+        Several steps lead from the principal point to each pixel, so that the solution stays on the innermost
+        branch if a distortion polynomial is not monotonic.
 
         Args:
             xy: Pixel coordinates, x then y. (n, 2).
 
         Returns:
-            Points at depth one (n, 2), and whether the ray was found and makes less than 89 degrees with the
-            optical axis (n,).
+            Points (x, y) at depth one on the rays (n, 2); and whether each ray was found and is less than 89
+            degrees from the optical axis (n,).
         """
         center = np.array(self.center)
         angles, valid = np.zeros((len(xy), 2)), np.ones(len(xy), bool)
@@ -138,7 +138,7 @@ class Lens:
         return perspective(_rays(np.where(valid[:, None], angles, 0.0))), valid
 
     def _newton_step(self, angles: Array, target: Array) -> tuple[Array, Array]:
-        """Return a Newton step for the angles of rays (n, 2), and the determinants of the Jacobian (n,)."""
+        """Return Newton steps (n, 2) of `angles` (see `_rays`), and determinants of the Jacobians (n,)."""
         here = self.project(_rays(angles))
         by_x = (self.project(_rays(angles + np.array([DIFFERENCE, 0]))) - here) / DIFFERENCE
         by_y = (self.project(_rays(angles + np.array([0, DIFFERENCE]))) - here) / DIFFERENCE

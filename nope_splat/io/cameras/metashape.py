@@ -1,10 +1,9 @@
 """Read Agisoft Metashape camera files (XML).
 
-Camera transforms take OpenCV camera axes to the coordinates of their component. The transforms of the
+Camera transforms take camera coordinates (OpenCV axes) to the coordinates of a component. The transforms of
 components, or of the chunk, are similarity transforms to the world. In a rig, a camera without a transform
-gets the transform of its master camera, composed with the pose of its sensor relative to the sensor of the
-master. Distortion is that of Metashape's manual: its P1 and P2 are OpenCV's p2 and p1, and B1, B2 are
-affinity and skew.
+gets the transform of its master camera, composed with the pose of its sensor relative to the master's sensor.
+Metashape's distortion coefficients P1 and P2 are OpenCV's p2 and p1; B1 is fx - fy, and B2 is the skew.
 """
 
 from __future__ import annotations
@@ -34,20 +33,20 @@ PROJECTIONS: dict[str, Projection] = {
     "fisheye": "equidistant",
     "equisolid_fisheye": "equisolid",
 }
-"""Projection (see `Lens.projection`) by calibration type."""
+"""Projection (see `Lens.projection`) by the calibration type in the file."""
 
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Parts of a Metashape file to which cameras refer by their IDs."""
+    """Parts of a Metashape chunk, by the IDs with which cameras refer to them."""
 
     sensors: Mapping[str | None, Element]
     cameras: Mapping[str | None, Element]
     groups: Mapping[str | None, str]
-    """Label of the group of each camera that is in a group, by camera ID."""
+    """Group label of each camera in a group, by camera ID."""
     transforms: Mapping[str | None, Similarity]
-    """Similarity transform from each component to the world, by component ID; the key None is for the
-    transform of the chunk."""
+    """Similarity transform from each component to the world, by component ID. The transform of the chunk,
+    for components without a transform, has the key None."""
 
 
 def parse_xml(content: bytes) -> Element:
@@ -94,7 +93,7 @@ def read_chunk(path: Path, root: Element) -> Iterator[CameraEntry]:
 
 
 def _chunk_of(root: Element) -> Element:
-    """Return the chunk of a document that contains cameras."""
+    """Return the first chunk with cameras in an XML document."""
     chunks = [root] if root.tag == "chunk" else root.findall(".//chunk")
     for chunk in chunks:
         if chunk.find("cameras") is not None:
@@ -103,7 +102,7 @@ def _chunk_of(root: Element) -> Element:
 
 
 def _read_parts(chunk: Element) -> _Chunk:
-    """Collect sensors, cameras, groups and transforms of a chunk by their IDs."""
+    """Collect the sensors, cameras, groups and transforms of a chunk."""
     cameras = {camera.get("id"): camera for camera in chunk.iterfind("cameras//camera")}
     groups = {
         camera.get("id"): group.get("label") or ""
@@ -119,7 +118,7 @@ def _read_parts(chunk: Element) -> _Chunk:
 
 
 def _read_similarity(transform: Element | None) -> Similarity:
-    """Read rotation, translation and scale of an XML element; the identity if they are missing."""
+    """Read a similarity transform from an XML element; missing parts are replaced by the identity."""
     if transform is None or not list(transform):
         return Similarity(1.0, np.eye(3), np.zeros(3))
     rotation, translation, scale = (transform.findtext(tag) for tag in ("rotation", "translation", "scale"))
@@ -133,16 +132,16 @@ def _read_similarity(transform: Element | None) -> Similarity:
 
 
 def _component_id(camera: Element, chunk: _Chunk) -> str | None:
-    """Return the ID of the component of a camera; that of its master if it is in a rig."""
+    """Return the component ID of a camera or, if the camera has none, of its master camera in the rig."""
     master = chunk.cameras.get(camera.get("master_id"), camera)
     return camera.get("component_id") or master.get("component_id")
 
 
 def _component_to_read(path: Path, chunk: _Chunk) -> str | None:
-    """Return the ID of the component to read, and log it; None to read all.
+    """Return the ID of the component to read, and log this choice; None if all components are read.
 
-    Components without transforms have no common coordinates, so only the largest component is read if there
-    are several and one of them has no transform.
+    If there are several components and not all have a transform to the world, they have no common
+    coordinates. Only the component with the most aligned cameras is then read.
     """
     aligned = [camera for camera in chunk.cameras.values() if camera.find("transform") is not None]
     counts = Counter(_component_id(camera, chunk) for camera in aligned)
@@ -173,10 +172,11 @@ def _pose_in_component(camera: Element, chunk: _Chunk) -> Array | None:
 
 
 def _read_calibration(sensor: Element) -> tuple[dict[str, str], Size, str]:
-    """Read the calibration of a sensor; the adjusted one if there are several.
+    """Read the calibration of a sensor: the adjusted calibration if there is one, else the first.
 
     Returns:
-        Parameters by name, image size (width, height) in pixels, and type of the sensor.
+        Parameters by name (empty without a calibration), image size (width, height) in pixels, and type of
+        the calibration, such as "frame" or "fisheye".
     """
     calibrations = sensor.findall("calibration")
     adjusted = [item for item in calibrations if item.get("class") == "adjusted"]

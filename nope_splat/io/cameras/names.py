@@ -1,4 +1,4 @@
-"""Match image names of camera files to names of photos, or those of two camera files to each other."""
+"""Match the image names in a camera file to the names of photos, or to the image names in another file."""
 
 from __future__ import annotations
 
@@ -10,32 +10,33 @@ from nope_splat.io.camera_checks import InvalidCamera
 from nope_splat.io.decoding import IMAGE_SUFFIXES
 
 IMAGE_ENDINGS = IMAGE_SUFFIXES | {".gif"}
-"""Endings of image file names, which are ignored when names are compared. Other endings, as in `frame.001`,
-belong to the name."""
+"""File extensions that are ignored when image names are compared. Other extensions, such as `.001` in
+`frame.001`, are part of the name."""
 EXPORTED = re.compile(r"(?P<original>.+\.[^./_]+)(_\d+)?\.(png|jpg)", re.IGNORECASE)
-"""Pattern of the file names of converted photos in exports: the name of the photo and `.png`, or `_1.png` and
-so on (see `nope_splat.io.image_export.exported_names`)."""
+"""Pattern of the file names of exported images that were converted: the file name of the photo, followed by
+`.png` or `.jpg`, or by `_1.png` and so on (see `nope_splat.io.image_export.exported_names`)."""
 
 
 Paths = Mapping[str, tuple[str, ...]]
-"""Folders and file name of each image, by its name."""
+"""Parts of the path of each image (folders, then file name), by image name."""
 
 
 def match_names(names: Collection[str], others: Collection[str]) -> dict[str, str]:
-    """Match image names that may differ in folders, endings and separators.
+    """Match image names that may differ in folders, path separators, extensions and letter case.
 
-    Equal names match. The remaining names are compared in three rounds: with file names as they are; with
-    exported copies named like their originals (`a.heic.png` is `a.heic`); and without ending and case (`a`,
-    `a.jpg` and `A.JPG`). Each round first compares paths relative to the common folder of all names, and then
-    the ends of paths, from all folders down to the file name alone. Names match only if no other name on
-    either side fits equally well, so ambiguous names do not match.
+    Equal names match. The remaining names are compared in three rounds: with unchanged file names; with
+    exported copies renamed to their original photos (`a.heic.png` to `a.heic`); and with lower-case file
+    names without extension (`a.jpg` and `A.PNG` become `a`). Each round first compares paths relative to the
+    deepest folder that all images of a collection share. Then it compares the last parts of the paths, from
+    the most parts down to the file name alone. Ambiguous names do not match: a match must be the only one
+    for both of its names.
 
     Args:
         names: Image names. Backslashes separate folders, as slashes do.
         others: Image names to compare with.
 
     Returns:
-        The matching name of `others`, by each name of `names` that has one.
+        Matching name in `others`, by name in `names`. Names without a match are missing.
 
     Example:
         >>> match_names(["images/a/1.jpg", "images/b/1.jpg", "images/b/2"], ["a/1.jpg", "b/1.jpg", "b/2.jpg"])
@@ -69,8 +70,8 @@ def short_names(names: Sequence[str]) -> list[str]:
         The shortened names, in the same order.
 
     Raises:
-        InvalidCamera: If two shortened names are equal. Also if two file names are equal and some paths are
-            absolute while others are relative.
+        InvalidCamera: If two shortened names are equal, or if two file names are equal and only some of the
+            paths are absolute.
     """
     paths = [split_path(name) for name in names]
     shortened = [path[-1] for path in paths]
@@ -100,14 +101,14 @@ def file_name(name: str) -> str:
 
 
 def original_name(name: str) -> str:
-    """Return the file name of the original photo of an exported, converted copy.
+    """Return the file name of the photo from which an exported image was converted.
 
     Args:
         name: File name, such as `a.heic.png`.
 
     Returns:
-        The file name without the ending that exports append, such as `a.heic`; other names are returned
-        unchanged.
+        The file name without the `.png` or `_1.png` that the export appended to the name of the photo, such
+        as `a.heic`. Names of other images are returned unchanged.
     """
     match = EXPORTED.fullmatch(name)
     if match is None or os.path.splitext(match["original"])[1].lower() not in IMAGE_ENDINGS:
@@ -116,13 +117,13 @@ def original_name(name: str) -> str:
 
 
 def is_converted_copy(name: str, photo: str) -> bool:
-    """Check whether a name belongs to an exported, upright copy of a photo (see `original_name`)."""
+    """Check whether an image name that matches a photo is the name of an exported, upright copy of it."""
     last = file_name(name)
     return last != file_name(photo) and original_name(last) != last
 
 
 def _stem(name: str) -> str:
-    """Return the file name of the original photo without case and ending."""
+    """Apply `original_name` to a file name; return the result in lower case, without image extension."""
     stem, ending = os.path.splitext(original_name(name).casefold())
     return stem if ending in IMAGE_ENDINGS else stem + ending
 
@@ -130,14 +131,14 @@ def _stem(name: str) -> str:
 def _add_matches(
     matches: dict[str, str], side: Paths, other_side: Paths, convert: Callable[[str], str], count: int
 ) -> None:
-    """Match names whose last parts are equal and occur once on each side.
+    """Match the names of images whose paths end with the same parts, if these parts are unique on each side.
 
     Args:
-        matches: Matches found so far; changed in place.
-        side: Parts of the path of each image, by its name.
-        other_side: The same for the other names.
+        matches: Matches found so far; new matches are added in place.
+        side: Path parts of the images on the first side, by image name.
+        other_side: Path parts of the images on the second side, by image name.
         convert: Function that is applied to file names before they are compared.
-        count: Number of parts to compare.
+        count: Number of parts to compare, from the end of the path.
     """
     keys, other_keys = (_unique_keys(paths, convert, count) for paths in (side, other_side))
     used = set(matches.values())
@@ -148,7 +149,7 @@ def _add_matches(
 
 
 def _unique_keys(paths: Paths, convert: Callable[[str], str], count: int) -> dict[tuple[str, ...], str]:
-    """Return image names by the last parts of their paths; keys that occur twice are left out."""
+    """Return image names by the last `count` parts of their paths, without parts that several paths share."""
     names: dict[tuple[str, ...], list[str]] = {}
     for name, path in paths.items():
         names.setdefault((*path[-count:-1], convert(path[-1])), []).append(name)
@@ -156,7 +157,7 @@ def _unique_keys(paths: Paths, convert: Callable[[str], str], count: int) -> dic
 
 
 def _common_length(paths: Sequence[tuple[str, ...]]) -> int:
-    """Return the number of folders that the paths of all images share."""
+    """Return the number of leading folders that all paths have in common."""
     folders = [path[:-1] for path in paths]
     if not folders:
         return 0

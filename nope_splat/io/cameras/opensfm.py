@@ -1,7 +1,7 @@
 """Read a `reconstruction.json` written by OpenSfM or OpenDroneMap.
 
-Rotations are stored as rotation vectors and take world axes to camera axes. Focal length and principal point
-are divided by the longer image side; the principal point is relative to the image center.
+Poses are world-to-camera transforms, with rotations stored as rotation vectors. Focal length and principal
+point are divided by the longer image side; the principal point is relative to the image center.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ PROJECTIONS: dict[str, tuple[Projection, int]] = {
 
 
 def largest_reconstruction(path: Path, content: list[Any] | dict[str, Any]) -> dict[str, Any]:
-    """Return the reconstruction in a file that has the most images, and log if there are several.
+    """Return the reconstruction with the most images in a file, and log if there are several reconstructions.
 
     Args:
         path: The file, for the message.
-        content: Content of the file: a reconstruction, or a list of them.
+        content: Content of the file: one reconstruction, or a list of reconstructions.
 
     Returns:
         The reconstruction, with entries `cameras` and `shots`.
@@ -87,7 +87,7 @@ def _vector(shot: Mapping[str, Any], key: str) -> np.ndarray:
 
 
 def _lens(camera: Mapping[str, Any], size: Size) -> Lens:
-    """Read the lens of a camera; `size` is its image size (width, height) in pixels."""
+    """Read the lens of a camera for an image size (width, height) in pixels."""
     kind = str(camera.get("projection_type", "perspective"))
     if kind not in PROJECTIONS:
         raise UnsuitableLens(kind, "only perspective, Brown and fisheye models are supported")

@@ -29,12 +29,12 @@ UPRIGHT_FROM_STORED = {
     7: ((0, -1), (-1, 0)),
     8: ((0, 1), (-1, 0)),
 }
-"""By EXIF orientation: matrix that takes pixel coordinates relative to the center of the stored image to
-pixel coordinates relative to the center of the upright image. (2, 2)."""
+"""For each EXIF orientation: matrix that takes pixel coordinates relative to the center of the stored image
+to pixel coordinates relative to the center of the upright image. (2, 2)."""
 MIRRORED = frozenset({2, 4, 5, 7})
 """EXIF orientations of photos whose stored pixels are mirrored."""
 MIRROR_WORLD = np.diag([-1.0, 1.0, 1.0, 1.0])
-"""Reflection of the world that turns a reconstruction from mirrored photos into one of the scene. (4, 4)."""
+"""Reflection of the world, which corrects a reconstruction from photos with mirrored pixels. (4, 4)."""
 
 
 def stored_size(image: ImageFile) -> tuple[int, int]:
@@ -50,8 +50,9 @@ def refers_to_stored_pixels(
 
     Args:
         image: The image.
-        size: Width and height of the camera's image, which may have another resolution; None if unknown.
-        is_upright: Whether the camera refers to upright pixels if its size fits both.
+        size: Image size (width, height) in pixels in the camera file, for example of a scaled copy; None if
+            unknown.
+        is_upright: Whether to assume upright instead of stored pixels if `size` is None or fits both.
         path: The camera file, for the error message.
         name: Image name in this file, for the error message.
 
@@ -59,7 +60,7 @@ def refers_to_stored_pixels(
         True for stored pixels, False for upright ones.
 
     Raises:
-        NopeSplatError: If `size` has another aspect ratio than the image.
+        NopeSplatError: If `size` has neither the aspect ratio of the stored nor of the upright image.
     """
     stored, upright = stored_size(image), (image.width, image.height)
     if size is None:
@@ -76,7 +77,7 @@ def refers_to_stored_pixels(
 
 
 def _has_aspect(size: Size, other: tuple[int, int]) -> bool:
-    """Check whether two sizes have the same aspect ratio, up to rounding of a side to whole pixels."""
+    """Check whether two image sizes have the same aspect ratio, except for rounding sides to whole pixels."""
     return abs(size[0] * other[1] - size[1] * other[0]) <= max(*size, *other)
 
 
@@ -85,10 +86,10 @@ def turn_upright(
 ) -> dict[Key, NamedCamera]:
     """Convert the cameras that refer to stored pixels to cameras for upright pixels.
 
-    A reconstruction of mirrored pixels is mirrored. If the stored pixels of all photos are mirrored, the
-    world is reflected. A reconstruction from stored pixels cannot contain both mirrored and other photos. If
-    only some photos are mirrored, their cameras are therefore taken to refer to upright pixels, if their
-    image sizes permit it.
+    A scene reconstructed from mirrored pixels is mirrored. If the stored pixels of all photos are mirrored,
+    the world is therefore reflected. Mirrored and other photos cannot be reconstructed together. If only
+    some stored photos are mirrored, the camera file is assumed to refer to the upright pixels of these
+    photos. This is possible only if their stored and upright pixels have the same aspect ratio.
 
     Args:
         cameras: The cameras.
@@ -100,7 +101,7 @@ def turn_upright(
         The cameras, for upright pixels.
 
     Raises:
-        NopeSplatError: If some cameras must refer to mirrored pixels, and others do not.
+        NopeSplatError: If some cameras refer to mirrored pixels for certain, and others do not.
     """
     orientations = {key: images[key].exif.orientation if stored[key] else 1 for key in cameras}
     mirrored = [key for key, orientation in orientations.items() if orientation in MIRRORED]
@@ -119,7 +120,7 @@ def turn_upright(
 
 
 def _turned(camera: NamedCamera, orientation: int, is_world_mirrored: bool) -> NamedCamera:
-    """Convert a camera for pixels that are stored with an EXIF orientation to a camera for upright pixels."""
+    """Convert a camera for the stored pixels of a photo with an EXIF orientation to upright pixels."""
     turn: Array = np.array(UPRIGHT_FROM_STORED[orientation], dtype=np.float64)
     T_stored_upright = np.eye(4)
     T_stored_upright[:2, :2] = turn.T

@@ -23,8 +23,8 @@ FOLDERS = (
     "cameras",
     ".",
 )
-"""Folders that may contain the JSON files, relative to the folder that the user passes; corrected cameras
-first."""
+"""Folders that may contain the JSON files, relative to the folder that the user passes, in the order in which
+they are searched: corrected cameras first."""
 KEY = "t_00"
 """Key that identifies a Polycam JSON file."""
 
@@ -45,7 +45,7 @@ def read_files(files: list[Path]) -> Iterator[CameraEntry]:
         files: The files, from `find_files`.
 
     Yields:
-        Camera entries; image names have no endings.
+        Camera entries; the image names have no extension.
     """
     for file in files:
         with parsing_camera(file.parent, file.stem):
@@ -63,6 +63,6 @@ def read_files(files: list[Path]) -> Iterator[CameraEntry]:
 
 
 def _lens(focals: tuple[float, float], center: tuple[float, float], size: Size) -> Lens:
-    """Return the lens of a camera, a pinhole camera; the image size is not used."""
+    """Return a pinhole lens; focal lengths and principal point are in pixels, and the size is not used."""
     del size
     return Lens("PINHOLE", focals, center)

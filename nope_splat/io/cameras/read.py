@@ -29,12 +29,12 @@ FILES_IN_FOLDERS = (
     "reconstruction.json",
     "opensfm/reconstruction.json",
 )
-"""Names of the files that are read from a folder without a COLMAP model."""
+"""Camera files in a folder without a COLMAP model; the first one that exists is read."""
 COLMAP_FILES = frozenset(f"{name}.{suffix}" for name in ("cameras", "images") for suffix in ("bin", "txt"))
 
 
 def read_named_cameras(path: Path) -> dict[str, NamedCamera]:
-    """Read cameras from a file or folder of any supported format, for the pixels to which the file refers.
+    """Read cameras from a file or folder of any supported format, without applying EXIF orientations.
 
     Args:
         path: A nerfstudio `transforms.json`, a ground truth file (see `read_ground_truth`), the folder of a
@@ -67,14 +67,14 @@ def read_named_cameras(path: Path) -> dict[str, NamedCamera]:
 def read_matching_cameras(
     path: Path, reference: Path
 ) -> tuple[dict[str, NamedCamera], dict[str, NamedCamera]]:
-    """Read two sets of cameras of the same images, whose names may differ as `match_names` allows.
+    """Read two sets of cameras for the same images; the image names may differ as `match_names` allows.
 
     Args:
         path: File or folder of the first set (see `read_named_cameras`).
         reference: File or folder of the second set.
 
     Returns:
-        Both sets, by image name. Images that are in both have the names of the second set.
+        Both sets, by image name. Images in both sets have their name from the second set.
     """
     cameras, others = read_named_cameras(path), read_named_cameras(reference)
     matches = match_names(cameras.keys(), others.keys())
@@ -82,24 +82,22 @@ def read_matching_cameras(
 
 
 def read_image_cameras(path: Path, images: Sequence[ImageFile]) -> dict[int, NamedCamera]:
-    """Read the cameras of given images, for their upright pixels.
+    """Read the cameras of given images, for the upright pixels of the images.
 
-    Cameras for stored pixels are rotated and mirrored by the EXIF orientation of their images. Whether a
-    camera refers to stored or upright pixels is determined from its image size. If that leaves both possible,
-    stored pixels are assumed, except for the converted copies in exports of this package and for ground truth
-    files.
+    Cameras for stored pixels are rotated or mirrored by the EXIF orientation of their images. Whether a
+    camera refers to stored or upright pixels is determined from its image size. If both are possible, stored
+    pixels are assumed, except for ground truth files and for images that this package exported and converted.
 
     Args:
         path: File or folder of the cameras (see `read_named_cameras`).
         images: The images.
 
     Returns:
-        Cameras by image index.
+        Cameras by image index; images without a camera in the file are missing.
 
     Raises:
         NopeSplatError: If the cameras cannot be read (see `read_named_cameras`), a camera belongs to no
-        image,
-            or a camera has another aspect ratio than its image.
+            image, or the image size of a camera has a different aspect ratio from its image.
     """
     entries = _read_entries(path)
     _short_names(path, list(entries))
@@ -200,9 +198,9 @@ class GroundTruth:
     """Ground truth poses and focal length of a scene."""
 
     T_world_camera: dict[str, Array]
-    """Camera-to-world transforms, OpenCV axes, by file name without folders. (4, 4) each."""
+    """Camera-to-world transforms, OpenCV axes, by image file name without folders. (4, 4) each."""
     focal: float
-    """Focal length (mean of x and y) in pixels, for an image with the dimensions `size`."""
+    """Focal length (mean of fx and fy) in pixels, for an image of size `size`."""
     size: tuple[int, int]
     """Width and height, in pixels, of the image to which the focal length refers."""
 

@@ -25,15 +25,15 @@ from nope_splat.io.cameras.lenses import Lens, Size
 from nope_splat.utils.typing import Array
 
 FILM_WIDTH = 36.0
-"""Longer side, in millimeters, of the sensor to which focal lengths refer."""
+"""Longer side, in millimeters, of the sensor for which the file gives focal lengths."""
 DEFAULT_SIZE = (4000.0, 3000.0)
-"""Image size, in pixels, for which lenses are fitted if the photos are unknown. Pinhole cameras with radial
-distortion k1 and k2 do not depend on it."""
+"""Image size (width, height) in pixels to assume if the photos are not found. The size affects only lenses
+that have to be fitted, because they have more distortion coefficients than k1 and k2."""
 DELIMITERS = ",;\t"
 
 
 def is_header(line: str) -> bool:
-    """Check whether a line names the columns of a table of cameras with rotation angles."""
+    """Check whether a line is the header of a camera table, with columns for rotation angles."""
     return {"name", "x", "y", "heading", "pitch", "roll"} <= set(_columns(line))
 
 
@@ -45,7 +45,7 @@ def read_table(path: Path, text: str) -> Iterator[CameraEntry]:
         text: Content of the file, with a header line.
 
     Yields:
-        Camera entries without sizes.
+        Camera entries, whose `size` is None.
     """
     lines = text.splitlines()
     start = next(index for index, line in enumerate(lines) if is_header(line))
@@ -63,7 +63,7 @@ def read_table(path: Path, text: str) -> Iterator[CameraEntry]:
 
 
 def _rows(lines: list[str], delimiter: str) -> Iterator[list[str]]:
-    """Yield the values in each line, as text."""
+    """Yield the values of each row of a CSV file, as text."""
     try:
         yield from csv.reader(lines, delimiter=delimiter)
     except csv.Error as error:
@@ -71,7 +71,7 @@ def _rows(lines: list[str], delimiter: str) -> Iterator[list[str]]:
 
 
 def _delimiter(header: str) -> str:
-    """Return the character that separates the columns."""
+    """Return the character that separates the columns of a CSV file: comma, semicolon or tab."""
     return max(DELIMITERS, key=header.count)
 
 
@@ -90,7 +90,7 @@ def _pose(values: Mapping[str, str]) -> Array:
 
 
 def _lens(values: Mapping[str, str], size: Size) -> Lens:
-    """Return the lens of a row; `size` is the image size (width, height) in pixels."""
+    """Return the lens in a row of the table, for an image size (width, height) in pixels."""
     unit = max(size)
     focal = number(values, "f") * unit / FILM_WIDTH
     offset = number(values, "px", 0.0), number(values, "py", 0.0)

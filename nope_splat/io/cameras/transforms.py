@@ -35,12 +35,11 @@ def read_frames(path: Path, content: dict[str, Any]) -> Iterator[CameraEntry]:
 
     Args:
         path: The file, for error messages.
-        content: The JSON object of the file. Each intrinsic parameter in this object applies to the frames
-        that
-            do not contain this parameter.
+        content: The JSON object of the file. Its intrinsics are defaults for frames that lack them.
 
     Yields:
-        Camera entries. Poses in nerfstudio's files include `applied_transform`, which moves the whole world.
+        Camera entries. Poses are used as they are in the file: nerfstudio's `applied_transform` of the world
+        is not undone.
     """
     for index, frame in enumerate(frames_of(content)):
         with parsing_camera(path, frame_name(frame, index)):
@@ -71,7 +70,7 @@ def frames_of(content: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def frame_name(frame: dict[str, Any], index: int) -> str:
-    """Return the image name of a JSON frame for messages, or `frame` and its number if it has no name."""
+    """Return the image name of a frame for messages, or "frame N" (N from 1) if the frame has no name."""
     name = frame.get("file_path")
     return name if isinstance(name, str) and name else f"frame {index + 1}"
 
@@ -144,6 +143,6 @@ def _distortion_params(values: Mapping[str, Any]) -> list[float]:
 
 
 def _trimmed(coefficients: tuple[float, ...]) -> tuple[float, ...]:
-    """Remove zeros at the end."""
+    """Remove trailing zeros from distortion coefficients."""
     last = max((index for index, value in enumerate(coefficients) if value), default=-1)
     return coefficients[: last + 1]
