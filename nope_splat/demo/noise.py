@@ -11,8 +11,8 @@ from nope_splat.utils.typing import Array
 
 Vector = tuple[float, float, float]
 Lattice = tuple[NDArray[np.int64], Array]
-"""Type of the random gradients of the noise: a permutation of 0 to 255 (256,), and 256 gradient vectors for
-each of three noise channels (256, channel, xyz)."""
+"""Type of the random gradients of the noise: a permutation of 0 to 255 (256,), and 256 gradient vectors
+(x, y, z) for each of three noise channels (256, 3, 3)."""
 
 
 def make_lattice(rng: np.random.Generator) -> Lattice:
@@ -22,7 +22,8 @@ def make_lattice(rng: np.random.Generator) -> Lattice:
         rng: Random generator.
 
     Returns:
-        Permutation of 0 to 255 (256,), and gradient vectors of length 1.6 (256, channel, xyz).
+        Permutation of 0 to 255 (256,), and gradient vectors (x, y, z) of length 1.6 for each of three noise
+        channels (256, 3, 3).
     """
     gradients = rng.normal(size=(256, 3, 3))
     gradients *= 1.6 / np.linalg.norm(gradients, axis=-1, keepdims=True)

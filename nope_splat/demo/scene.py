@@ -60,12 +60,12 @@ class Lighting:
     sun: tuple[float, float, float] = (0.45, -0.55, 0.70)
     """Vector toward the sun in world coordinates (z up); its length has no effect."""
     sun_intensity: float = 0.75
-    """Brightness that the sun adds to a surface perpendicular to the sun's rays. The color of a surface is
-    multiplied by the total brightness."""
+    """Brightness that the sun adds to a surface perpendicular to the sun's rays; the color of a surface is
+    multiplied by its total brightness."""
     sky_intensity: float = 0.32
     """Brightness that the sky adds to a vertical surface, in the unit of `sun_intensity`."""
     sky_gradient: float = 0.18
-    """Brightness that the sky adds to a surface that faces up, minus that for a vertical surface."""
+    """Additional brightness from the sky if a surface faces up instead of being vertical."""
     sky_color: tuple[float, float, float] = (0.55, 0.65, 0.75)
     """Color of pixels that show the sky, linear RGB in [0, 1]."""
 
@@ -75,7 +75,7 @@ class Material:
     """Colors and texture scale of the surfaces of one material."""
 
     palette: tuple[tuple[float, float, float], ...]
-    """Linear RGB colors, in [0, 1], of dark grain, base, light grain and patches, in this order."""
+    """Four linear RGB colors in [0, 1]: dark grain, base, light grain and patches."""
     frequency: tuple[float, float, float]
     """Number of periods of the coarsest noise octave per world unit, along x, y and z."""
 
@@ -176,11 +176,11 @@ def _triangle_coordinates(triangles: Array) -> Array:
     """Compute affine functions that give the position of a world point relative to each triangle.
 
     Args:
-        triangles: World coordinates of the three corners of each triangle. (F, corner, xyz).
+        triangles: World coordinates (x, y, z) of the three corners of each triangle. (F, 3, 3).
 
     Returns:
-        For each triangle, coefficients (for x, y, z and 1) of three functions: signed distance from the plane
-        of the triangle, and barycentric coordinates of its second and third corner. (F, function, 4).
+        Coefficients (for x, y, z and 1) of three functions per triangle: signed distance from the plane of
+        the triangle, and barycentric coordinates of its second and third corner. (F, 3, 4).
     """
     a, b, c = triangles.transpose(1, 0, 2)
     normals = np.cross(b - a, c - a)
@@ -301,7 +301,7 @@ class _Scene:
     def render_depth(
         self, T_world_camera: Array, camera: SharedPinhole, size: tuple[int, int]
     ) -> NDArray[np.float32]:
-        """Render the depth of the scene at the pixel centers; the arguments are those of `render_image`.
+        """Render the depth of the scene at the pixel centers; `render_image` describes the arguments.
 
         Returns:
             Depth along the optical axis in world units; NaN for the sky. (height, width).
@@ -318,8 +318,8 @@ class _Scene:
 def _grid(camera: SharedPinhole, size: tuple[int, int], density: int = 1) -> Array:
     """Compute `density` x `density` ray directions per pixel, row by row, in camera coordinates. (N, 3).
 
-    Axes are OpenCV's, the z component of each direction is the focal length in pixels, and `size` is the
-    image size, (width, height), in pixels.
+    Camera coordinates have OpenCV axes. The z component of each direction is the focal length in pixels.
+    `size` is the width and height of the image in pixels.
     """
     x, y = ((np.arange(side * density) + 0.5) / density - side / 2 for side in size)
     xy = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
@@ -331,8 +331,8 @@ def _grid(camera: SharedPinhole, size: tuple[int, int], density: int = 1) -> Arr
 def render_demo_scene(output_dir: Path, config: DemoSceneConfig | None = None) -> Path:
     """Render images of the demo scene and write them to a folder.
 
-    Writes `images/*.jpg`, numbered at random instead of along the camera trajectory, and `ground_truth.json`
-    with the true cameras, for evaluating results. With `config.depth`, also writes `depth/*.npz`.
+    Writes `images/*.jpg`, numbered in random order, and `ground_truth.json` with the true intrinsics and
+    poses, for evaluating results. With `config.depth`, also writes `depth/*.npz`.
 
     Args:
         output_dir: Output folder; created if missing.

@@ -16,9 +16,9 @@ from nope_splat.utils.typing import Array
 class SharedPinhole:
     """Intrinsics of a pinhole camera with radial distortion, shared by all images of the camera.
 
-    The principal point is relative to the image center. The distortion model is that of OpenCV and of
-    COLMAP's RADIAL model: a point p = (x, y) on the plane at depth one moves to (1 + k1 r^2 + k2 r^4) p,
-    where r = |p|.
+    The principal point is relative to the image center. Distortion is the same as in OpenCV and in COLMAP's
+    RADIAL model: a point p = (x, y) on the plane at depth one moves to (1 + k1 r^2 + k2 r^4) p with
+    r = |p|.
 
     Pixel coordinates start at the upper left corner of the image; the center of the first pixel is (0.5,
     0.5).

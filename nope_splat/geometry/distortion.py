@@ -131,9 +131,9 @@ def radial_term_jacobian(plane: AnyArray, square: AnyArray | None = None) -> Any
     """Compute the derivatives of `distort` with respect to k1 and k2, which are s p and s^2 p with s = |p|^2.
 
     Args:
-        plane: Undistorted points p at depth one. (..., 2). If `square` is given, `plane` may contain
-            multiples of p; the result is then multiplied by the same factors.
-        square: Squared radii s. (..., 1). None to compute s from `plane`.
+        plane: Undistorted points p at depth one, or multiples of p if `square` is given; the Jacobians are
+            then multiplied by the same factors. (..., 2).
+        square: Squared radii s; None to compute them from `plane`. (..., 1).
 
     Returns:
         Jacobians; rows are the coordinates of the distorted point, columns k1 and k2. (..., 2, 2).

@@ -38,8 +38,8 @@ def essential_matrix(T_second_first: Array) -> Array:
     """Compute the essential matrix of two cameras.
 
     Args:
-        T_second_first: Transform from the camera coordinates of the first to those of the second camera, with
-            rotation R and translation t. (4, 4).
+        T_second_first: Transform from the first to the second camera's coordinates, with rotation R and
+            translation t. (4, 4).
 
     Returns:
         The matrix E = [t]x R; matching rays x1 and x2 in camera coordinates satisfy x2^T E x1 = 0. (3, 3).

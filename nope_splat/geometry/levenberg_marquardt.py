@@ -1,9 +1,8 @@
 """Levenberg-Marquardt: one loop for all damped least-squares problems of the package.
 
-Marquardt (1963) multiplies the diagonal of the normal equations by a factor, the damping, and adds the result
-to the normal equations: large damping gives short steps of gradient descent, small damping gives Gauss-Newton
-steps. A step is accepted if it lowers the cost, and the damping is decreased; otherwise the damping is
-increased and a shorter step is tried.
+Marquardt (1963) multiplies each diagonal entry of the normal matrix by (1 + damping): large damping gives
+short steps of gradient descent, small damping gives Gauss-Newton steps. A step is accepted if it lowers the
+cost, and the damping is decreased; otherwise the damping is increased and a shorter step is tried.
 
 The loop depends neither on numpy nor on torch: each problem defines the types of its states and steps. Costs
 are Python floats, so the loop waits for the GPU once per trial step.
@@ -27,8 +26,8 @@ class LevenbergMarquardtConfig:
     """Damping schedule and stopping criteria of `levenberg_marquardt`."""
 
     initial_damping: float = 1e-4
-    """Damping of the first step: the diagonal of the normal equations, multiplied by the damping, is added to
-    them. Larger values start with shorter steps."""
+    """Damping of the first step: each diagonal entry of the normal matrix is multiplied by (1 + damping).
+    Larger values start with shorter steps."""
     increase: float = 10.0
     """Factor by which the damping is multiplied after a step that does not lower the cost or cannot be
     computed."""
@@ -41,7 +40,7 @@ class LevenbergMarquardtConfig:
     max_iterations: int = 25
     """Maximum number of accepted steps, after which the loop stops."""
     max_evaluations: int | None = None
-    """Maximum number of evaluations of the cost, including those of rejected steps; None means no limit."""
+    """Maximum number of cost evaluations at trial steps, accepted or rejected; None means no limit."""
     tolerance: float = 1e-5
     """Minimum decrease of the cost by an accepted step, as a fraction of the cost; after a smaller decrease,
     the loop stops."""
@@ -59,8 +58,7 @@ class Linearization(Protocol[StateIn, StepOut]):
         """Solve the damped normal equations.
 
         Args:
-            damping: Factor; the diagonal of the normal equations, multiplied by this factor, is added to
-                them.
+            damping: Damping; each diagonal entry of the normal matrix is multiplied by (1 + damping).
 
         Returns:
             The step, to be passed to `Problem.retract`; None if the damped equations have no solution.
@@ -113,7 +111,7 @@ class Result(Generic[State]):
     """Cost before and after each accepted step. If the problem re-estimates noise or weights at each
     linearization, only the two costs of the same step are comparable."""
     damping: float
-    """Damping that the next step would have; pass it as `initial_damping` to continue the minimization."""
+    """Damping for a next step; pass it as `initial_damping` to continue the minimization."""
 
     @property
     def iterations(self) -> int:

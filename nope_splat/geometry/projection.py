@@ -2,7 +2,7 @@
 
 Points are in camera coordinates (OpenCV axes: x right, y down, z forward). Image coordinates are relative to
 the principal point. A pose increment (omega, nu) moves a point X to X' = exp([omega]x) X + nu (see
-`rigid.move_poses`); derivatives with respect to pose increments are taken at zero.
+`rigid.move_poses`); derivatives with respect to pose increments are taken at omega = nu = 0.
 """
 
 from __future__ import annotations

@@ -16,11 +16,11 @@ from torch import Tensor
 from nope_splat.utils.arrays import AnyArray, namespace
 
 CAUCHY = 2.385
-"""Default width of the Cauchy loss, in standard deviations. It gives 95 % efficiency for normally distributed
-residuals."""
+"""Default width of the Cauchy loss, in standard deviations. It gives 95 % statistical efficiency for normally
+distributed residuals."""
 HUBER = 1.345
-"""Default width of the Huber loss, in standard deviations. It gives 95 % efficiency for normally distributed
-residuals (Huber 1964)."""
+"""Default width of the Huber loss, in standard deviations. It gives 95 % statistical efficiency for normally
+distributed residuals (Huber 1964)."""
 MAD_TO_SIGMA = 1.4826
 """Ratio of the standard deviation of normally distributed residuals to the median of their absolute
 values."""
@@ -35,7 +35,7 @@ def robust_sigma(absolute: NDArray[Any] | Tensor) -> float:
     """Estimate the standard deviation of residuals with outliers from the median of their absolute values.
 
     Args:
-        absolute: Absolute values of the residuals, at least one, in any shape.
+        absolute: Absolute values of at least one residual, in any shape.
 
     Returns:
         Standard deviation of the inliers, in the unit of the residuals.

@@ -10,7 +10,7 @@ from nope_splat.geometry.rigid import nearest_rotation
 from nope_splat.utils.typing import Array, Indices
 
 MIN_SCALE = 1e-9
-"""Smallest scale of a fitted similarity, so that the scale stays positive even for inconsistent points."""
+"""Lower limit of the scale of a fitted similarity, which keeps the scale positive for wrong point pairs."""
 
 
 @dataclass(frozen=True)

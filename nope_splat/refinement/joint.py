@@ -40,8 +40,8 @@ from nope_splat.sfm.bundle_adjustment.solver import bundle_adjust
 from nope_splat.sfm.state import MIN_SIGMA
 
 RenderView = Callable[[int, Tensor, Tensor], RenderedView]
-"""Function that renders view i, given i, `T_camera_world` (4, 4) and the intrinsics (5,) of a
-`BundleProblem`."""
+"""Function that renders a view, given the index of the view, its `T_camera_world` (4, 4), and the intrinsics
+(5,) of its camera as in `BundleProblem`."""
 
 SOLVER = LevenbergMarquardtConfig(initial_damping=1e-6, max_trials=6)
 """Levenberg-Marquardt options. The initial damping is small because more damping would suppress steps in
@@ -91,7 +91,7 @@ def adjust_jointly(
         render_view: Function that renders a view at a given pose and intrinsics.
         max_iterations: Maximum number of accepted steps.
         tolerance: The refinement stops if a step at full resolution lowers the cost by less than this
-            fraction.
+            fraction of the cost.
         pyramid_levels: For each of the first steps, the number of times that the resolution of the images is
             halved; later steps use full resolution.
 
@@ -122,7 +122,7 @@ class _JointAdjustment:
 
     Args:
         render_view: Function that renders a view at a given pose and intrinsics.
-        structure: Pairs of observations of the same track point.
+        structure: Pairs of observations of the same track point, for the Schur complement.
         pyramid_level: Number of times that the resolution of the images is halved.
     """
 
@@ -146,7 +146,7 @@ class _JointLinearization(NamedTuple):
     tracks: NormalEquations
     """Sum of the normal equations of the tracks and the photometric normal equations."""
     photometric: PhotometricSystem
-    """System that evaluates the photometric cost of candidate cameras."""
+    """Photometric cost, for evaluating candidate cameras."""
     matrix: Tensor
     """Matrix of the photometric normal equations: 6 variables per pose for N poses, then 5 intrinsics per
     camera for K cameras. (6 N + 5 K, 6 N + 5 K)."""
@@ -196,9 +196,9 @@ class PhotometricSystem:
                 the weight of each view for all later calls.
 
         Returns:
-            Cost at the optimal displacements of the patches.
-            Matrix for N poses (6 variables each), then K cameras (5 intrinsics each). (6 N + 5 K, 6 N + 5 K).
-            Gradient in the same order. (6 N + 5 K,).
+            Cost at the optimal displacements of the patches; matrix of the normal equations (6 N + 5 K, 6 N +
+            5 K) and gradient (6 N + 5 K,), for N poses (6 variables each), then K cameras (5 intrinsics
+            each).
         """
         num_images, (num_cameras, width) = len(problem.T_camera_world), problem.intrinsics.shape
         size, num_patches = 6 * num_images + width * num_cameras, len(self._patches)
@@ -243,8 +243,9 @@ class PhotometricSystem:
 def _in_pixels(pixels: PixelEquations, intrinsics: Tensor) -> PixelEquations:
     """Convert derivatives with respect to the principal point from units of focal length to pixels.
 
-    `motion_on_plane` differentiates with respect to the principal point in units of focal length, whereas the
-    variables of a `BundleProblem` are in pixels. These derivatives are divided by the focal length in pixels.
+    `motion_on_plane` differentiates with respect to the principal point in units of focal length, whereas in
+    a `BundleProblem` the principal point is in pixels. The derivatives are divided by the focal length in
+    pixels.
 
     Args:
         pixels: Equations of a view's pixels. If they have 7 variables, the principal point is not refined,
@@ -285,7 +286,7 @@ def _photometric_share(photometric: Tensor, joint: NormalEquations) -> float:
 
 
 def _track_noise(problem: BundleProblem) -> float:
-    """Estimate the ratio of the actual noise of the observations to `sigma` of the problem.
+    """Estimate the noise of the observations, as a multiple of the standard deviations `problem.sigma`.
 
     The estimate is corrected for the degrees of freedom of the fitted cameras and points.
     """

@@ -2,10 +2,9 @@
 
 A step is computed from one rendering per view, without differentiating the rasterizer. A pose increment xi
 moves the projection of a pixel's scene point from x to x + J xi, where J is the Jacobian of the projection at
-the rendered depth. To first order, the color of the rendering changes by -grad(I) J xi, with the image
-gradient grad(I).
-Gauss-Newton finds the xi that minimizes the residuals, rendering minus image (Lucas and Kanade 1981). grad(I)
-is the mean of the gradients of rendering and image, as in Benhimane and Malis (2004).
+the rendered depth. To first order, the color of the rendering at x changes by -grad(I) J xi, with the image
+gradient grad(I). Gauss-Newton finds the xi that minimizes the residuals, rendering minus image (Lucas and
+Kanade 1981). grad(I) is the mean of the gradients of rendering and image, as in Benhimane and Malis (2004).
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ CHUNK_SIZE_ON_GPU = 2**19
 """Number of pixels processed at once on a GPU; the processing needs up to 300 MB. With smaller chunks,
 launching kernels would dominate the time."""
 MIN_BLOCKS = 12
-"""Minimum number of image blocks for estimating the covariance of the gradient: twice the number of pose
-parameters."""
+"""Minimum number of image blocks with used pixels for estimating the covariance of the gradient in
+`information_weight`: twice the number of pose parameters."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,8 @@ class RenderedView:
 class PixelEquations(NamedTuple):
     """Quadratic approximation of half the photometric cost of each used pixel.
 
-    If a pixel moves by x (2,) in the image, in pixels, the approximation is x^T A x / 2 + v^T x + constant.
+    If the scene point of the pixel moves by x (2,) in the image, in pixels, half the cost is approximately
+    x^T A x / 2 + v^T x + constant.
     """
 
     jacobian: Tensor

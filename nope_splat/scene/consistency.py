@@ -81,7 +81,10 @@ def require_consistent_matches(keypoints: Sequence[Keypoints], pairs: Sequence[P
 
 
 def _require_trust(scene: Reconstruction) -> None:
-    """Check trust and stationary pixels of a reconstruction; the trust of an image or pair may be NaN."""
+    """Raise a ValueError if the trust or the stationary pixels of a reconstruction are invalid.
+
+    The trust of an image or pair may be NaN.
+    """
     if scene.trust is not None:
         images, pairs = scene.trust.images, scene.trust.pairs
         _require("trust.images", np.nan_to_num(images), "f", (len(scene.image_names),))

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class MaskEffect:
-    """Numbers of keypoints in the used and in the hidden area of the mask of an image."""
+    """Number of keypoints in the used area and in the hidden area of an image's mask."""
 
     num_used: int
-    """Number of keypoints in the used area, before the strongest ones were selected."""
+    """Number of keypoints in the used area, before the strongest keypoints were selected."""
     num_hidden: int
     """Number of keypoints in the hidden area."""
     used_area: float
-    """Used area as a fraction of the image."""
+    """Area of the image that the mask leaves in use, as a fraction of the image area."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Keypoints:
     """Factor by which the image was downscaled to detect keypoints: full-resolution pixels per pixel of the
     downscaled image. Keypoint positions are accurate to about one pixel of the downscaled image."""
     noise: NDArray[np.floating] | None = None
-    """Standard deviation of each position, as a multiple of that of the most precise keypoints. (K,). None if
-    all keypoints are equally precise."""
+    """Standard deviation of each position, relative to the most precise keypoints, which have the value 1.
+    (K,). None if all keypoints are equally precise."""
     image_size: tuple[int, int] | None = None
     """Width and height of the full-resolution image in pixels; None if unknown."""
     mask_effect: MaskEffect | None = None
-    """Numbers of keypoints in the used and in the hidden area of the mask; None without a mask or if
+    """Number of keypoints in the used area and in the hidden area of the mask; None without a mask or if
     unknown."""
 
     def noise_or_ones(self) -> NDArray[np.floating]:
@@ -66,12 +66,12 @@ class PairMatches:
     pixel position, as on a logo. Column 0 contains keypoints of the first image, column 1 keypoints of the
     second. These matches are not contained in `indices`. (S, 2)."""
     num_second_motion: int = 0
-    """Number of matches outside `indices` that are inliers of a second epipolar geometry, such as that of a
-    moving object; 0 if no second geometry was found."""
+    """Number of matches outside `indices` that are inliers of a second epipolar geometry, for example due to
+    a moving object; 0 if no second geometry was found."""
 
 
 MatchedPairs = Mapping[tuple[int, int], PairMatches | None]
-"""Verified matches by the image indices of each pair; None for pairs without a valid epipolar geometry."""
+"""Verified matches of each pair, by its image indices; None if the pair has no valid epipolar geometry."""
 
 
 @dataclass(frozen=True)

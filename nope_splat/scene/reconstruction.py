@@ -24,7 +24,7 @@ from nope_splat.scene.trust import Doubts, Notice, Trust
 
 @dataclass(frozen=True)
 class Lens:
-    """Camera and lens according to the EXIF data of the images that share a camera."""
+    """Camera model, lens model and focal length from the EXIF data of images that share intrinsics."""
 
     name: str = ""
     """Maker and model of the camera, and model of the lens; empty if unknown or different between images."""
@@ -69,7 +69,7 @@ class Reconstruction:
     T_world_camera: NDArray[np.floating]
     """Camera-to-world transforms (OpenCV axes); the identity for unregistered images. (N, 4, 4)."""
     cameras: tuple[SharedPinhole, ...]
-    """Intrinsics of the K cameras that the images share."""
+    """Intrinsics of each of the K cameras; images may share a camera."""
     camera_ids: NDArray[np.int64]
     """Index into `cameras` for each image. (N,)."""
     points: NDArray[np.floating]
@@ -97,7 +97,7 @@ class Reconstruction:
     """Image regions that move with the camera instead of the scene, such as a logo: grid cells for each image
     size. Pixels in these cells are not used."""
     lenses: tuple[Lens, ...] = ()
-    """Lens of each camera according to EXIF data; empty if EXIF data were not read. (K,)."""
+    """Camera and lens model of each camera from EXIF data; empty if EXIF data were not read. (K,)."""
     focal_fixed: bool = False
     """Whether SfM kept the focal length fixed because the images do not determine it. If True, later stages
     must not refine the focal length either."""
@@ -266,10 +266,10 @@ _ARRAYS = (
 def normalize(scene: Reconstruction) -> Reconstruction:
     """Transform a reconstruction to the standard world frame; reprojection errors do not change.
 
-    The z axis is the mean up direction of the cameras. The x axis is the horizontal component of the right
-    axis of the first registered training camera or, if that axis is nearly vertical, of the viewing direction
-    of this camera. The origin is the median of the points, and the unit of length is the median depth of the
-    observations. Held-out images do not influence the frame.
+    The z axis is the mean up direction of the registered training images. The x axis is the horizontal
+    component of the right direction of the first of these images or, if the right direction is nearly
+    vertical, of its viewing direction. The origin is the median of the points, and the unit of length is the
+    median depth of the observations. Held-out images do not influence the frame.
 
     Args:
         scene: A reconstruction with at least one registered training image and one observation.
@@ -299,8 +299,8 @@ def _trust(plain: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Trust:
     """Create a trust object from the values that `Reconstruction.to_arrays` stores.
 
     Args:
-        plain: Score and doubts.
-        arrays: Arrays `images` and `pairs`.
+        plain: Values of `score` and `doubts`, read from JSON.
+        arrays: The arrays `images` and `pairs`, by name.
     """
     return Trust(plain["score"], Doubts(**plain["doubts"]), arrays["images"], arrays["pairs"])
 

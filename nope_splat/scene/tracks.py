@@ -38,7 +38,8 @@ class Tracks:
     keypoint_ids: NDArray[np.int64]
     """Index of each observation's keypoint among the keypoints of its image. (O,)."""
     noise: NDArray[np.floating]
-    """Standard deviation of each observation, as a multiple of that of the most precise keypoints. (O,)."""
+    """Standard deviation of each observation, relative to the most precise keypoints, which have the value 1.
+    (O,)."""
 
     def __len__(self) -> int:
         return int(self.observations.point_ids[-1]) + 1 if len(self.observations) else 0

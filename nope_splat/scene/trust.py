@@ -39,9 +39,9 @@ class Notice:
     - `contradicting-known-cameras`: Known cameras contradict the matches, and are not used.
     - `uncertain-focal-length`: The images do not determine the focal length.
     - `implausible-focal-length`: Ordinary lenses do not have this focal length.
-    - `exif-focal-length`: The focal length is far from that of the EXIF data.
+    - `exif-focal-length`: The estimated focal length differs greatly from the EXIF data.
     - `mixed-cameras`: Some images were cropped, zoomed or taken with another lens.
-    - `separated-cameras`: Images of one size did not fit one focal length, and have several cameras now.
+    - `separated-cameras`: Images of the same size did not fit one focal length and got several cameras.
     - `weak-support`: Few images or few points support the result.
     """
 

@@ -30,8 +30,8 @@ def dense_seeds(
     resulting depth maps are fused into one point cloud, and points in free space are removed.
 
     Args:
-        scene: The reconstruction. Only registered training images are used.
-        read: Function that reads an image at a given size (see `ReadImage`).
+        scene: The reconstruction, with undistorted cameras. Only registered training images are used.
+        read: Function that reads an undistorted image at a given size (see `ReadImage`).
         settings: Resolution and thresholds; default settings if None.
 
     Returns:

@@ -30,7 +30,7 @@ def match_by_flow(view: SeedingView, source: SeedingView, inverse_depth: Float32
 
     Args:
         view: View whose pixels are matched.
-        source: Source view, in which the corresponding positions are searched for.
+        source: Source view in which to find the corresponding positions.
         inverse_depth: Approximate inverse depth of `view`, in inverse world units. (H, W).
 
     Returns:

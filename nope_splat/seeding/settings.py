@@ -35,8 +35,8 @@ class InterpolationConfig:
     min_points: Annotated[int, Ge(9)] = 16
     """Minimum number of track points in an image; images with fewer get no seeds."""
     num_neighbors: Annotated[int, Interval(ge=1, le=8)] = 8
-    """Number of neighbors used to detect outliers: the inverse depth of a track point is compared with
-    that of its nearest track points in the image."""
+    """Number of nearest track points in the image with which the inverse depth of a track point is compared
+    to detect outliers."""
     max_deviation_mads: Annotated[float, NOT_NEGATIVE] = 5.0
     """Outlier threshold for the inverse depth q of a track point, given the median m and the median absolute
     deviation s of the inverse depths of its neighbors. The point is removed if |q - m| is at least

@@ -15,9 +15,9 @@ from nope_splat.sfm import Reconstruction
 Float32Array = NDArray[np.float32]
 
 ReadImage = Callable[[int, tuple[int, int]], tuple[NDArray[np.uint8], NDArray[np.bool_] | None]]
-"""Function that reads an image, given the image's index and the size (width, height) in pixels to return. It
-returns RGB values (H, W, 3) and a mask of valid pixels (H, W), or None instead of a mask if all pixels are
-valid."""
+"""Function that reads an undistorted image, given the image's index and the output size (width, height) in
+pixels. It returns RGB values (H, W, 3) and a mask (H, W) that is True for valid pixels, or None instead of a
+mask if all pixels are valid."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class SeedingView:
         return np.flatnonzero(inside), cell[inside]
 
     def rays(self, xy: Float32Array) -> Float32Array:
-        """Compute the rays of pixels as camera coordinates with z = 1. (..., 2) -> (..., 3)."""
+        """Compute the rays of pixels, as points with z = 1 in camera coordinates. (..., 2) -> (..., 3)."""
         return unproject(xy - self.principal_point, self.focal).astype(np.float32)
 
     def unproject(self, xy: Float32Array, inverse_depth: Float32Array) -> NDArray[np.floating]:
@@ -106,9 +106,9 @@ def load_view(scene: Reconstruction, image_id: int, read: ReadImage, max_size: i
     """Load a registered image with its camera, downscaled to a maximum size.
 
     Args:
-        scene: The reconstruction.
+        scene: The reconstruction, with undistorted cameras.
         image_id: Index of the image.
-        read: Function that reads an image at a given size (see `ReadImage`).
+        read: Function that reads an undistorted image at a given size (see `ReadImage`).
         max_size: Maximum length of the longer side in pixels; smaller images are not resized.
     """
     size = scene.image_sizes[image_id]

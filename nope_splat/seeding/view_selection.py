@@ -49,7 +49,7 @@ def select_source_views(
 def _angle_weights(
     rays: NDArray[np.floating], source_rays: NDArray[np.floating], config: ViewSelectionConfig
 ) -> NDArray[np.floating]:
-    """Compute the weight of each shared point, given by its triangulation angle.
+    """Compute the weight of each shared point from its triangulation angle.
 
     The weight is 1 within the range of full weight, angle / `min_full_weight_angle` below the range, and
     `max_full_weight_angle` / angle above the range.

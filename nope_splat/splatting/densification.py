@@ -23,28 +23,29 @@ def max_num_gaussians(num_pixels: int, sh_degree: int = 3) -> int:
         sh_degree: Degree of the spherical harmonics.
 
     Returns:
-        The number of color values, 3 `num_pixels`, divided by the number of parameters of one Gaussian, and
-        rounded down. The parameters of a Gaussian are spherical harmonics (3 (sh_degree + 1)^2), mean (3),
-        scales (3), quaternion (4) and opacity (1).
+        Number of color values, 3 `num_pixels`, divided by the number of parameters per Gaussian, rounded
+        down. A Gaussian has 3 (sh_degree + 1)^2 spherical-harmonics coefficients and 11 other parameters:
+        mean (3), scales (3), quaternion (4) and opacity (1).
     """
     return 3 * num_pixels // (3 * (sh_degree + 1) ** 2 + 3 + 3 + 4 + 1)
 
 
 @dataclass
 class CappedStrategy(DefaultStrategy):
-    """`DefaultStrategy` with a cap on the number of Gaussians, a limit on their size, and fixed Gaussians.
+    """gsplat's `DefaultStrategy` with limits on the number and the size of Gaussians.
 
-    If the cap allows only some of the Gaussians to be duplicated or split, those with the largest mean
-    image-plane gradients are chosen. Supports gsplat 1.4, where the `radii` of N Gaussians in C cameras have
-    the shape (C, N), and gsplat 1.5, where they have the shape (C, N, 2).
+    The first `num_fixed` Gaussians are exempt from densification. If the cap on the number allows only some
+    Gaussians to be duplicated or split, those with the largest mean image-plane gradients are chosen.
+    Supports gsplat 1.4, where the `radii` of N Gaussians in C cameras have the shape (C, N), and gsplat 1.5,
+    where they have the shape (C, N, 2).
     """
 
     num_fixed: int = 0
-    """Number of fixed Gaussians. They come first in the rasterizer's arrays but are not in `params`.
-    Densification never duplicates, splits, prunes or resets them."""
+    """Number of Gaussians that are exempt from densification: they are never duplicated, split, pruned or
+    reset. They come first in the rasterizer's arrays and are not in `params`."""
     cap_max: int = 1_000_000
-    """Maximum number of Gaussians, including the fixed Gaussians. When this number is reached, Gaussians are
-    no longer duplicated or split, but still pruned."""
+    """Maximum number of Gaussians, including the first `num_fixed`. When this number is reached, Gaussians
+    are no longer duplicated or split, but still pruned."""
     max_scale2d: float = 1.0
     """Maximum radius (three standard deviations) of a Gaussian in a rendering, as a fraction of the longer
     image side. The longest axes of larger Gaussians are shortened."""
@@ -58,16 +59,16 @@ class CappedStrategy(DefaultStrategy):
         info: dict[str, Any],
         packed: bool = False,
     ) -> None:
-        """Limit the sizes of the Gaussians, update their statistics, and densify on schedule.
+        """Limit the sizes of the Gaussians, update their gradient statistics, and densify on schedule.
 
         Densification duplicates, splits and prunes Gaussians. Opacities are reset every `reset_every`
         iterations. From iteration `refine_stop_iter` on, only the sizes are limited.
 
         Args:
-            params: Parameters of the Gaussians that are not fixed. The tensors are replaced when the number
-                of Gaussians changes.
+            params: Parameters of all Gaussians except the first `num_fixed`. The tensors are replaced when
+                the number of Gaussians changes.
             optimizers: One optimizer per parameter, under the same names.
-            state: Running statistics of the Gaussians that are not fixed.
+            state: Running statistics of the Gaussians in `params`: `grad2d`, `count` and `radii`.
             step: Number of the current iteration.
             info: The dictionary `info` that the rasterizer returned, after the backward pass.
             packed: Must be False. True would mean that the rasterizer used gsplat's packed layout, which is
@@ -98,7 +99,7 @@ class CappedStrategy(DefaultStrategy):
         would cover the scene.
 
         Args:
-            scales: Log scales of the Gaussians that are not fixed, changed in place. (N, 3).
+            scales: Log scales of all Gaussians except the first `num_fixed`, changed in place. (N, 3).
             info: The dictionary `info` that the rasterizer returned.
         """
         radii = self._radii(info)
@@ -111,7 +112,7 @@ class CappedStrategy(DefaultStrategy):
         scales.copy_(torch.where(large[:, None], shortened, scales))
 
     def _radii(self, info: dict[str, Any]) -> Tensor:
-        """Get the radii in pixels of the Gaussians that are not fixed; zero for culled Gaussians. (N,)."""
+        """Get the radii, in pixels, of all Gaussians except the first `num_fixed`; zero if culled. (N,)."""
         radii: Tensor = info["radii"][0, self.num_fixed :]
         return radii.amax(dim=-1) if radii.ndim == 2 else radii
 
@@ -119,11 +120,11 @@ class CappedStrategy(DefaultStrategy):
     def _update_state(
         self, params: ParameterDict, state: dict[str, Any], info: dict[str, Any], packed: bool = False
     ) -> None:
-        """Add a rendering to the statistics of each visible Gaussian that is not fixed.
+        """Add the gradients and radii of one rendering to the statistics of the visible Gaussians.
 
-        The statistics of a Gaussian are taken over all renderings in which the Gaussian is visible: the sum
-        of the norms of the image-plane gradients (`grad2d`), the number of renderings (`count`), and the
-        largest radius as a fraction of the longer image side (`radii`).
+        The statistics in `state` cover all renderings in which a Gaussian is visible: the sum of the norms of
+        its image-plane gradients (`grad2d`), the number of renderings (`count`), and its largest radius as a
+        fraction of the longer image side (`radii`). The first `num_fixed` Gaussians have no statistics.
         """
         means2d = info["means2d"]
         gradients: Tensor = (means2d.absgrad if self.absgrad else means2d.grad)[0, self.num_fixed :]

@@ -25,20 +25,20 @@ class DepthLossConfig:
     """
 
     min_depth: float = 0.02
-    """Smallest valid depth, in world units. Pixels are ignored if their rendered depth, or the depth of the
-    monocular depth map after scale and shift, is smaller."""
+    """Smallest valid depth, in world units. The depth loss ignores pixels with a smaller rendered depth; the
+    Chamfer loss ignores pixels with a smaller monocular depth after scale and shift."""
     max_depth: float = 50.0
-    """Largest valid depth of a monocular depth map after scale and shift, in world units. Pixels with larger
-    depths, such as sky, are ignored."""
+    """Largest valid depth of a monocular depth map after scale and shift, in world units. The Chamfer loss
+    ignores pixels with a larger depth, such as sky."""
     min_opacity: float = 0.5
-    """Pixels with at most this rendered opacity are ignored, because their depth is ill-defined."""
+    """Pixels with at most this rendered opacity are ignored, because their rendered depth is ill-defined."""
 
 
 DEFAULT_LIMITS = DepthLossConfig()
 
 
 class ImageView(NamedTuple):
-    """Camera and pose of an image, at the resolution of its depth map."""
+    """Intrinsics and pose of an image, at the resolution of its depth map."""
 
     T_camera_world: Tensor
     """World-to-camera transform. (4, 4)."""

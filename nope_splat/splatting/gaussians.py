@@ -93,9 +93,9 @@ def initialize_gaussians(
         points: Points, the means of the Gaussians, in world coordinates. (N, 3).
         colors: RGB from 0 to 255. (N, 3), uint8.
         sh_degree: Degree of the spherical harmonics.
-        scales: Standard deviations in world units; None for each point's mean distance to its nearest
-            neighbors. (N,).
-        opacities: Opacities in [0, 1]; None for `init_opa` of the config. (N,).
+        scales: Standard deviations in world units; None to use the mean distance of each point to its
+            nearest neighbors. (N,).
+        opacities: Opacities in [0, 1]; None to use `config.init_opa`. (N,).
         config: Defaults and limits of scales and opacities; None for a default `GaussianInitConfig`.
 
     Returns:
@@ -126,7 +126,7 @@ def concatenate(layers: list[ParameterDict]) -> ParameterDict:
     """Concatenate the parameters of several sets of Gaussians, in order.
 
     Args:
-        layers: Trainable parameters of each set of Gaussians (at least one); the keys are the names in
+        layers: Optimized parameters of each set of Gaussians, at least one set; the keys are the names in
             `PARAMETERS`.
 
     Returns:

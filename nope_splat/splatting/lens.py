@@ -1,4 +1,4 @@
-"""Rendering of cameras with radial distortion and a learned principal point.
+"""Rendering for cameras with radial distortion and a learned principal point.
 
 On the plane at depth one, distortion maps the point p of a pinhole camera to d(p) (see
 `geometry.distortion`). With focal length f and principal point c, the pixel coordinate along each axis is x =
@@ -8,7 +8,7 @@ the pinhole image at
 
     y(x) = f d^-1((x - c) / f) + c.
 
-No change of the rasterizer is needed, and the rendering, f, c, k1 and k2 all receive gradients.
+The rasterizer stays unchanged, and the pinhole image, f, c, k1 and k2 all receive gradients.
 
 On each side, the pinhole image extends beyond the frame of the distorted image by a margin that is wide
 enough for all positions y(x), up to a maximum.
@@ -48,8 +48,8 @@ class Lens(NamedTuple):
     """Learned principal-point offsets and radial distortion, one row per camera or per view."""
 
     shift: Tensor
-    """Learned principal point minus principal point of the reconstruction (x, y), in full-resolution pixels.
-    (..., 2)."""
+    """Offset (x, y) of the learned principal point from the principal point of the reconstruction, in
+    full-resolution pixels. (..., 2)."""
     radial: Tensor
     """Distortion coefficients k1 and k2. (..., 2)."""
 
@@ -108,7 +108,7 @@ def resample(image: Tensor, positions: Tensor, mode: Literal["bilinear", "bicubi
         mode: Interpolation mode; bicubic values may overshoot at edges.
 
     Returns:
-        Interpolated values, with gradients to both arguments. (H, W, C).
+        Interpolated values, differentiable with respect to `image` and `positions`. (H, W, C).
     """
     grid = 2 * positions / positions.new_tensor([image.shape[1], image.shape[0]]) - 1
     batch = image.movedim(-1, 0)[None], grid[None]
@@ -126,15 +126,15 @@ def render_distorted(
 
     Args:
         render: Function that renders a pinhole image.
-        K: Intrinsic matrix in pixels. (1, 3, 3). With distortion, K receives the gradient of the resampling
-            only. `render` gets a detached copy of K; the gradient of the pinhole image with respect to the
-            intrinsics has to come from `render` itself.
+        K: Intrinsic matrix in pixels. (1, 3, 3). `render` gets a detached copy of K, so K receives a gradient
+            only from the resampling of a distorted image. If the intrinsics should also receive the gradient
+            of the pinhole image, `render` has to provide it.
         size: Width and height of the distorted image in pixels.
         radial: Distortion coefficients k1 and k2; None for a pinhole camera. (2,).
         config: Largest margin of the pinhole image around the distorted image.
 
     Returns:
-        The distorted rendering; only `info` is that of the pinhole image.
+        The distorted rendering; `info` belongs to the pinhole image.
     """
     if radial is None or not (radial.requires_grad or bool(radial.any())):
         return Rendering(*render(K.detach(), size))

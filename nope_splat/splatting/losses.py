@@ -1,7 +1,7 @@
 """Photometric and track losses of the training objective, as pure functions.
 
 L = (1 - λ) L1 + λ D-SSIM + w_2d L_t2d + w_3d L_t3d + w_scale L_scale,
-with the weights λ and w and D-SSIM = 1 - SSIM, after "No Parameters, No Problem: 3D Gaussian Splatting
+with weights λ and w, and D-SSIM = 1 - SSIM, after "No Parameters, No Problem: 3D Gaussian Splatting
 without Camera Intrinsics and Extrinsics" (TrackGS, arXiv:2502.19800). Camera coordinates have OpenCV axes;
 all images of a camera share its focal length f.
 """
@@ -29,15 +29,15 @@ class TrackLossConfig:
     """Threshold δ of the Huber loss in pixels. Residuals above it are treated as outliers and have a linear
     cost."""
     near_plane: float = 1e-3
-    """Depth in world units. Observations of points at this depth or nearer are ignored. The scene's median
-    depth is one."""
+    """Depth, in world units, at or below which observations of a point are ignored. The scene's median depth
+    is one."""
 
 
 DEFAULTS = TrackLossConfig()
 
 
 class TrackObservations(NamedTuple):
-    """Observations of the track points in the training views, as a table of O rows."""
+    """The O observations of the track points in the training views."""
 
     point_ids: Tensor
     """Index of the track point of each observation. (O,), int64."""
@@ -204,7 +204,7 @@ def _reprojection(
         focal: Focal lengths in pixels. (V,), or () for all views.
         observations: Observations of the track points.
         lens: Principal-point offset and distortion of each view; None for a pinhole camera. (V, 2) each.
-        near_plane: Depth at or below which the residual is zero.
+        near_plane: Depth, in world units, at or below which the residual is set to zero.
 
     Returns:
         Residuals in pixels (O, 2), and depths in world units (O, 1).
@@ -221,5 +221,5 @@ def _reprojection(
 
 
 def _huber(residuals: Tensor, delta: float) -> Tensor:
-    """Average the Huber loss (quadratic up to `delta`, linear beyond) of residual norms. (O, D) -> ()."""
+    """Compute the mean Huber loss of residual norms: quadratic up to `delta`, linear above. (O, D) -> ()."""
     return (0.5 * huber_cost(residuals.square().sum(dim=-1), delta)).mean()

@@ -14,7 +14,7 @@ from nope_splat.splatting.rasterizer import RasterizeMode, rasterization
 
 
 class CameraView(NamedTuple):
-    """Camera and pose of one image."""
+    """Intrinsics and pose of one image."""
 
     T_camera_world: Tensor
     """World-to-camera transform, OpenCV axes. (1, 4, 4)."""

@@ -41,8 +41,8 @@ def read_only_caches() -> Iterator[None]:
     """Make all caches read-only within a `with` block.
 
     Commands that load a trained run, such as `nope-splat report`, take the path of the cache folder from a
-    `config.yml`, which another person may have written. They use this function, so that they do not write to
-    a folder that the user did not choose.
+    `config.yml`, which another person may have written. These commands use this function, so that they do
+    not write to a folder that the user did not choose.
 
     Yields:
         Nothing. At the end of the block, the folders that lacked a result are logged.

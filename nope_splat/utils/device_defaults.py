@@ -1,12 +1,11 @@
 """Settings whose default depends on the training device.
 
-Defaults for a GPU aim at full quality, and defaults for a CPU at a training time of minutes.
-
 Such a setting has the default "auto", and its type annotation contains the value of "auto" for each device:
 
     max_gaussians: Annotated[int | Auto, COUNT, ByDevice(cuda=3_000_000, cpu=60_000)] = "auto"
 
-Only the value "auto" is replaced; other values, set by the user, are kept.
+Only the value "auto" is replaced; values set by the user are kept. The values for a GPU aim at full quality,
+the values for a CPU at a training time of minutes.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ BOUNDS: dict[type, tuple[str, Callable[[float, Any], bool], str]] = {
     Lt: ("lt", operator.lt, "less than"),
     Le: ("le", operator.le, "at most"),
 }
-"""For each type of bound: name of its attribute with the limit, function that compares a value with the
-limit, and words for error messages."""
+"""For each type of bound: name of the attribute that contains the limit, function that compares a value with
+the limit, and words for error messages."""
 
 
 LARGEST_INTEGER = 2**63 - 1

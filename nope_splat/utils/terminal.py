@@ -94,7 +94,7 @@ def _silence_decoders() -> None:
 def set_up_terminal() -> None:
     """Enable printing of log messages, and print an uncaught `NopeSplatError` as one line, without traceback.
 
-    Use this function in programs that do not catch `NopeSplatError`, such as those of nerfstudio. After an
+    Use this function in programs that do not catch `NopeSplatError`, such as nerfstudio's commands. After an
     uncaught error, Python exits with status 1. Uncaught exceptions of other types go to the previous
     exception hooks.
     """

@@ -30,10 +30,10 @@ def _arrays(*tensors: Tensor) -> list[np.ndarray]:
 
 
 def _empty(*shape: int) -> tuple[Tensor, np.ndarray]:
-    """Allocate an uninitialized float32 tensor of a shape, and a NumPy array that shares its memory.
+    """Allocate an uninitialized float32 tensor of the given shape, and a NumPy array that shares its memory.
 
-    The memory comes from torch, because torch reuses freed blocks of this size. numpy would return freed
-    blocks to the operating system, so that every pass would cause page faults.
+    torch allocates the memory, because torch reuses freed blocks of this size. numpy would return them to the
+    operating system, so that every pass would cause page faults.
     """
     tensor = torch.empty(shape, dtype=torch.float32, device="cpu")
     return tensor, tensor.numpy()
@@ -114,7 +114,7 @@ class Projection(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Compute the gradients of means, quats, scales, viewmats and Ks; None for all other arguments."""
+        """Return the gradients of means, quats, scales, viewmats and Ks, and None for all other arguments."""
         radii, means, quats, scales, viewmats, Ks = _arrays(*ctx.saved_tensors)
         cameras, count = radii.shape
         splat_gradients = [
@@ -168,7 +168,7 @@ class SphericalHarmonics(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Compute the gradients of means, centers and coefficients; None for all other arguments."""
+        """Return the gradients of means, centers and coefficients, and None for all other arguments."""
         means, *inputs = _arrays(*ctx.saved_tensors, gradients[0])
         cameras, count, terms, _ = ctx.saved_tensors[2].shape
         coefficients_need_grad = ctx.needs_input_grad[3]
@@ -209,9 +209,9 @@ class Compositing(torch.autograd.Function):
             means2d: Centers of the N splats of each of the C cameras, in pixels. (C, N, 2).
             conics: Entries a, b, c of the inverse 2D covariances [[a, b], [b, c]] of the splats. (C, N, 3).
             opacities: Opacities in [0, 1]. (C, N).
-            colors: Channels of the splats. (C, N, channels).
-            backgrounds: Channels of the backgrounds. (C, channels).
-            depths: Depths, which determine the order of the splats. (C, N).
+            colors: Color channels of the splats. (C, N, channels).
+            backgrounds: Background color of each camera. (C, channels).
+            depths: Depths in world units, by which the splats are sorted. (C, N).
             radii: Radii in pixels; splats with radius zero are culled. (C, N).
             width: Image width in pixels.
             height: Image height in pixels.

@@ -11,7 +11,7 @@ Compositing reads one *record* of float32 per splat, `record_length(channels)` l
     2  3  4 a/2, b, c/2 times log2(e), so that alpha = 2^(log2(o) - quadratic form of dx and dy)
     5       log2(o)
     6 .. 9  first and last column, first and last row of the ellipse's bounding box, as int32
-    10      vertical offset of the ellipse's rightmost point below its center, see `tile_coverage`
+    10      y offset (down) from the center of the ellipse to its rightmost point, see `tile_coverage`
     11 ..   channels
 """
 
@@ -46,12 +46,12 @@ records are scattered in memory."""
 
 _RADIX_BITS = 13
 _PARTS_PER_THREAD = 4
-"""Number of runs of depth-sorted splats per thread. Several runs balance the load, because near splats
-intersect more tiles than far splats."""
+"""Number of runs of consecutive depth-sorted splats per thread. Several runs per thread balance the load,
+because near splats intersect more tiles than far splats."""
 
 
 def record_length(channels: int) -> int:
-    """Compute the length of a splat's record in float32 values, a multiple of a cache line (16 values)."""
+    """Compute the length of a splat's record in float32 values, rounded up to cache lines of 16 values."""
     return -(-(CHANNELS + channels) // 16) * 16
 
 
@@ -86,16 +86,16 @@ class TileLists(NamedTuple):
     Attributes:
         records: One record per Gaussian; undefined for culled Gaussians. (N, record length), float32.
         order: Indices of the visible (not culled) Gaussians, front to back. (visible,), int32.
-        part_offsets: For each run of consecutive Gaussians in `order` and each tile, the position at which
-            the run's next intersection is written. `fill_tiles` advances these positions.
-            (runs, tiles + padding), int64.
+        part_offsets: For each run of consecutive Gaussians in `order` and each tile, the position in `splats`
+            and `slots` at which the run's next intersection is written. `fill_tiles` advances these
+            positions. (runs, tiles + padding), int64.
         tile_offsets: Start of each tile's list in `splats` and `slots`. The last entry is the number of
             intersections. (tiles + 1,), int64.
         splats: Index of the Gaussian of every intersection, tile by tile. (intersections,), int32.
         slots: Index of the gradient slot of every intersection. The slots of a Gaussian are consecutive.
             (intersections,), int32.
         slot_offsets: First slot of each Gaussian. Culled Gaussians have no slots. (N + 1,), int64.
-        tile_order: Tile indices, by decreasing length of their lists. (tiles,), int64.
+        tile_order: Tile indices; the tile with the longest list comes first. (tiles,), int64.
         tiles_wide: Number of tiles per image row.
     """
 
@@ -162,7 +162,7 @@ def sort_by_depth(radii, depths, order, scratch, offsets):
 
     The function is a stable radix sort: positive float32 values have the same order as their bits read as
     unsigned integers. Two passes suffice if the largest depth is less than about 256 times the smallest
-    depth. `scratch` (N,) and `offsets` (digits + 1,) are temporary storage.
+    depth. `scratch` (N,) and `offsets` (2^_RADIX_BITS + 1,) are temporary storage.
     """
     bits = depths.view(np.uint32)
     lowest, highest = np.uint32(0xFFFFFFFF), np.uint32(0)
@@ -220,11 +220,11 @@ def sort_and_write_records(counter, width, height, radii, means2d, conics, opaci
 def tile_spans(records, bounds, splat, tile_shift, tiles_wide, spans):
     """Find the first and last tile that a splat's ellipse intersects in each row of tiles.
 
-    Writes the flat indices of the two tiles (row * tiles_wide + column) to consecutive rows of `spans` (rows
-    of tiles, 2); rows of tiles that the ellipse does not intersect are skipped. Returns the number of rows of
-    `spans` that were written. The ellipse contains the pixels where the splat is drawn. The computation is
-    that of `tile_coverage`, for tiles with a side of 2^tile_shift pixels. `splat` is the splat's row in
-    `records`; `bounds` is an int32 view of the buffer of `records`.
+    The ellipse contains the pixels where the splat is drawn. For each row of tiles that the ellipse
+    intersects, the flat indices of the two tiles (row * tiles_wide + column) are written to the next row of
+    `spans` (rows of tiles, 2). Returns the number of rows written. The equations are the same as in
+    `tile_coverage`, with tiles of 2^tile_shift pixels per side instead of blocks. `splat` is the splat's row
+    in `records`; `bounds` is an int32 view of the buffer of `records`.
     """
     left, right = bounds[splat, BOUNDS], bounds[splat, BOUNDS + 1]
     top, bottom = bounds[splat, BOUNDS + 2], bounds[splat, BOUNDS + 3]
@@ -290,9 +290,9 @@ def count_intersections(counter, order, records, tile_shift, tiles_wide, tiles_h
 def compute_offsets(tile_counts, slot_counts, tile_offsets, slot_offsets):
     """Convert the counts of intersections to the start offsets of tiles, splats and runs.
 
-    The arguments are those of `count_intersections` and `TileLists`. `tile_counts` is overwritten with
-    `TileLists.part_offsets`: the position in `TileLists.splats` at which the splats of each run start in each
-    tile's list.
+    `count_intersections` and `TileLists` describe the arguments. `tile_counts` is overwritten with
+    `TileLists.part_offsets`: for each run and each tile, the position in `TileLists.splats` of the run's
+    first splat in the tile's list.
     """
     tiles = len(tile_offsets) - 1
     total = 0
@@ -315,7 +315,7 @@ def fill_tiles(counter, order, records, tile_shift, tiles_wide, tiles_high, part
                slot_offsets, splats, slots):  # fmt: skip
     """Append every splat to the lists of all tiles that its ellipse intersects, in order of depth.
 
-    Writes `splats` and `slots` (intersections,), and advances `part_offsets`.
+    Writes `splats` and `slots` (intersections,), and advances `part_offsets` (see `TileLists`).
     """
     parts = len(part_offsets)
     spans = np.empty((tiles_high, 2), np.int64)

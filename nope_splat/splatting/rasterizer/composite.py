@@ -4,12 +4,12 @@ For each pixel, starting with transmittance T = 1 and color = 0, a splat of opac
 
     alpha  = min(0.999, o exp(-sigma)),   skipped below 1/255
     color += T alpha c
-    T     *= 1 - alpha,                   a pixel ends before the splat that would give T <= 1e-4
+    T     *= 1 - alpha,                   a pixel is finished before a splat that would give T <= 1e-4
 
 where sigma is the quadratic form of `binning`. At the end, the background color is added with weight T. One
 thread composites one tile. The thread iterates over the tile's splats and, for each splat, over the blocks of
 pixels that the splat covers. A block fills one SIMD register (see `simd`). The state of a tile's pixels is
-stored block by block. The transmittance of a pixel that has ended is stored as -T.
+stored block by block. The transmittance of a finished pixel is stored as -T.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ from nope_splat.splatting.rasterizer.tile_coverage import covered_blocks
 MAX_ALPHA = np.float32(0.999)
 MIN_TRANSMITTANCE = np.float32(1e-4)
 NO_STOP = np.int32(2**31 - 1)
-"""Value of `stop` for pixels whose transmittance stays above 1e-4, so that all splats of the tile are
-composited."""
+"""Value of `stop` for pixels that composite all splats of the tile, because their transmittance stays above
+1e-4."""
 
 _MIN_LOG_ALPHA = np.float32(MIN_LOG_ALPHA)
 
@@ -67,7 +67,7 @@ def pixels_left(start, length, limit):
 def initialize_tile(lanes, tile_x, tile_y, width, height, blocks_wide, blocks_high, transmittance):
     """Set the transmittance of a tile's pixels to 1 inside the image and to -1 outside.
 
-    (tile_x, tile_y) is the tile's upper left pixel; `width` and `height` are those of the image, in pixels.
+    (tile_x, tile_y) is the tile's upper left pixel, and (`width`, `height`) is the image size in pixels.
     Returns the number of blocks that contain pixels of the image.
     """
     outside = floats(lanes, np.float32(-1.0))
@@ -91,9 +91,9 @@ def composite_tile(lanes, background, tile_x, tile_y, tile_size, live_blocks, sp
     """Composite the splats `first` .. `last - 1` of the list `splats` over a tile.
 
     `transmittance` (pixels,), `stop` (pixels,) and the composited colors `planes` (channels * pixels,) are
-    updated. A pixel ends before the splat that would bring its transmittance to 1e-4 or less; `stop` is the
-    position of that splat, counted from `first`. Compositing stops when all pixels have ended. Returns the
-    number of splats processed.
+    updated. A pixel is finished before the splat that would bring its transmittance to 1e-4 or less; the
+    position of that splat, counted from `first`, is written to `stop`. Compositing ends when none of the
+    `live_blocks` blocks has an unfinished pixel. Returns the number of splats processed.
     """
     pixels = tile_size * tile_size
     zero = floats(lanes, np.float32(0.0))
@@ -142,7 +142,7 @@ def composite_tile(lanes, background, tile_x, tile_y, tile_size, live_blocks, sp
 @inlined
 def write_tile(lanes, background, tile_x, tile_y, width, height, blocks_wide, blocks_high, transmittance,
                planes, image, alphas):  # fmt: skip
-    """Add the background to a tile's pixels, and write their colors to `image` and opacities to `alphas`.
+    """Add the background to a tile, and write the tile's colors to `image` and opacities to `alphas`.
 
     `image` (H * W * channels,) and `alphas` (H * W,) are flat arrays of the whole image.
     """
@@ -171,10 +171,10 @@ def composite(counters, lanes, background, width, height, tile_shift, tiles_wide
               image, alphas):  # fmt: skip
     """Fill the splat lists of all tiles, then composite the tiles.
 
-    `background` is a tuple of float32, one per channel; the lists of splats are those of `TileLists`.
-    The outputs are `image` (H, W, channels) and `alphas` (H, W, 1). Outputs for the backward pass are
-    `transmittance` and `stop` (tiles, pixels), block by block, and `num_drawn` (tiles,), the number of splats
-    processed in each tile.
+    `background` is a tuple of float32, one per channel; `TileLists` describes the arguments from `order` to
+    `records`. The outputs are `image` (H, W, channels) and `alphas` (H, W, 1). Outputs for the backward pass
+    are `transmittance` and `stop` (tiles, pixels), with pixels stored block by block, and `num_drawn`
+    (tiles,), the number of splats processed in each tile.
     """
     tile_size = 1 << tile_shift
     fill_tiles(

@@ -1,9 +1,9 @@
 """Gradient of compositing, back to front.
 
 Let v and v_alpha be the gradients of the loss with respect to the color and the alpha of a pixel. Let R be
-the dot product of v with the composited color of everything behind a splat, where R = background . v -
-v_alpha behind the last splat. Iterating from the last splat to the first restores the transmittance before
-each splat, T = T_after / (1 - alpha), and gives
+the dot product of v with the composited color of everything behind a splat; behind the last splat, R =
+background . v - v_alpha. Iterating from the last splat to the first restores the transmittance before each
+splat, T = T_after / (1 - alpha), and gives
 
     d_color = alpha T v
     d_alpha = T (c . v - R)
@@ -80,10 +80,10 @@ def slot_length(channels: int, lanes: Lanes) -> int:
 @inlined
 def read_tile(lanes, background, tile_x, tile_y, width, height, blocks_wide, blocks_high, d_image, d_alphas,
               planes, behind):  # fmt: skip
-    """Write the color gradients of a tile's pixels to `planes`, one plane per channel, and R to `behind`.
+    """Write a tile's color gradients to `planes`, one plane per channel, and the initial R to `behind`.
 
-    For each pixel, R is the dot product of the background color with the pixel's color gradient, minus the
-    gradient of the pixel's alpha. If `d_alphas` is empty, its elements count as zero.
+    For each pixel, the initial R is the dot product of the background color with the pixel's color gradient,
+    minus the gradient of the pixel's alpha. If `d_alphas` is empty, its elements count as zero.
     """
     pixels, channels = len(behind), len(background)
     planes[:] = np.float32(0.0)
@@ -260,7 +260,7 @@ def composite_gradient(counters, lanes, background, tile_size, tiles_wide, tile_
                        slots, slot_offsets, records, transmittance, stop, num_drawn, opacities, d_image,
                        d_alphas, slot_sums, d_means2d, d_means2d_abs, d_conics, d_opacities,
                        d_colors):  # fmt: skip
-    """Compute the gradient of `composite` for every intersection of a splat with a tile, and sum per splat.
+    """Compute the gradient of `composite` per intersection of a splat with a tile, then sum it per splat.
 
     Writes d_means2d (N, 2), d_means2d_abs (N, 2), d_conics (N, 3), d_opacities (N,) and d_colors (N,
     channels). `slot_sums` is temporary storage.

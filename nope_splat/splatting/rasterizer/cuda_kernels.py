@@ -63,7 +63,7 @@ _REPORT_INTERVAL = 60.0
 """Seconds between progress messages if the output is not a terminal."""
 
 _ERROR = re.compile(r"\berror\b|cannot find|unsupported", re.IGNORECASE)
-"""Regular expression of the output lines in which compilers and linkers report an error."""
+"""Regular expression that matches lines in which a compiler or linker reports an error."""
 
 
 def prepare_kernels() -> None:
@@ -276,7 +276,8 @@ def _show_progress(folder: Path, since: float, finished: threading.Event) -> Non
 
     Args:
         folder: Build folder of ninja.
-        since: Time in seconds since the epoch. Object files that are older do not count as compiled.
+        since: Time in seconds since the epoch. Object files written before this time do not count as
+            compiled.
         finished: Event that is set when the compilation finishes.
     """
     if finished.wait(_PROGRESS_DELAY):
@@ -300,7 +301,8 @@ def count_compiled(folder: Path, since: float) -> tuple[int, int]:
 
     Args:
         folder: Build folder of ninja.
-        since: Time in seconds since the epoch. Object files that are older do not count as compiled.
+        since: Time in seconds since the epoch. Object files written before this time do not count as
+            compiled.
 
     Returns:
         Number of compiled files, and number of all files to compile; (0, 0) before ninja's build file exists.

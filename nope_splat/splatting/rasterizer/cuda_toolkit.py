@@ -2,16 +2,16 @@
 
 In addition to torch and gsplat, a build needs:
 
-- a CUDA toolkit of torch's major version (13 for torch with CUDA 13.0): `bin/nvcc`, and the headers of the
-  runtime in `include`. The toolkit comes from the system or from PyPI. torch depends on the PyPI package
-  `cuda-toolkit` for the CUDA version of torch, and the extra `nope-splat[cuda]` adds the compiler of the same
-  version;
+- a CUDA toolkit of the major CUDA version that torch was built for (13 for CUDA 13.0): `bin/nvcc`, and the
+  runtime headers in `include`. The toolkit comes from the system or from PyPI: torch requires the PyPI
+  package `cuda-toolkit` in the version that torch was built for, and the extra `nope-splat[cuda]` adds the
+  compiler in the same version;
 - a C++ compiler, Python's headers and ninja. gsplat depends on ninja.
 
-The toolkit from PyPI for CUDA 13 is in `site-packages/nvidia/cu13`. Its layout is that of a system toolkit,
-except that the runtime library only exists as `libcudart.so.13`, while the linker looks for `libcudart.so`. A
-symbolic link in a separate folder on LIBRARY_PATH makes the library linkable. Installed packages stay
-unmodified.
+The toolkit from PyPI for CUDA 13 is in `site-packages/nvidia/cu13`. It has the layout of a system toolkit,
+but the runtime library only exists as `libcudart.so.13`, while the linker looks for `libcudart.so`. A
+symbolic link in a separate folder on LIBRARY_PATH makes the library linkable without modifying installed
+packages.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def _nvcc_version(home: Path) -> str | None:
 
 
 def require_host_compiler() -> None:
-    """Check that a C++ compiler, Python's headers and ninja are installed, which extensions are built with.
+    """Check that the build tools for extensions are installed: C++ compiler, Python's headers and ninja.
 
     Raises:
         MissingKernelsError: If the C++ compiler, Python's headers or ninja are missing.
@@ -179,7 +179,7 @@ def require_host_compiler() -> None:
 
 
 def _packaged_ninja() -> Path | None:
-    """Return the folder of the program `ninja` in the Python package ninja; None if either is missing.
+    """Return the folder that contains the executable of the Python package ninja; None if there is none.
 
     This folder is not on PATH unless the virtual environment is activated.
     """
@@ -232,7 +232,7 @@ def link_runtime(toolkit: Toolkit, links: Path) -> None:
 
 
 def _prepend(variable: str, folder: Path) -> None:
-    """Put a folder first in an environment variable that lists folders."""
+    """Prepend a folder to an environment variable that lists folders, such as PATH."""
     entries = [entry for entry in os.environ.get(variable, "").split(os.pathsep) if entry]
     if str(folder) not in entries[:1]:
         os.environ[variable] = os.pathsep.join([str(folder), *entries])

@@ -7,7 +7,7 @@ transform [V | t] and intrinsics fx, fy, cx, cy projects it, to first order, to 
     mean2d    = (fx X/Z + cx, fy Y/Z + cy)   pixels
     J         = [[fx/Z, 0, -fx u/Z], [0, fy/Z, -fy v/Z]]    with (u, v) = (X/Z, Y/Z) clamped to the image
                                              plus a margin of 15 % of its size on each side, because the
-                                             first order is inaccurate far outside the image
+                                             linearization is inaccurate far outside the image
     M         = J V R S                      (2, 3)
     cov       = M M^T                        covariance in the image
     blurred   = cov + eps2d I                every splat covers at least about a pixel
@@ -43,11 +43,11 @@ class Camera(NamedTuple):
         fy: Focal length along y in pixels.
         cx: Principal point, x in pixels.
         cy: Principal point, y in pixels.
-        u_min: Smallest X/Z at which the Jacobian of the projection is evaluated, for a mean at (X, Y, Z) in
-            camera coordinates. For a mean outside the limits, the Jacobian is evaluated at the limit.
-        u_max: Largest X/Z at which the Jacobian is evaluated.
-        v_min: Smallest Y/Z at which the Jacobian is evaluated.
-        v_max: Largest Y/Z at which the Jacobian is evaluated.
+        u_min: Lower limit of X/Z in the Jacobian of the projection, for a mean at (X, Y, Z) in camera
+            coordinates. Values outside the limits are clamped.
+        u_max: Upper limit of X/Z in the Jacobian.
+        v_min: Lower limit of Y/Z in the Jacobian.
+        v_max: Upper limit of Y/Z in the Jacobian.
     """
 
     v0: Vector3
@@ -79,8 +79,8 @@ class Splat(NamedTuple):
         n0: First row of N = J V R (2, 3), where J is the Jacobian of the projection at (u, v), and V the
             3 x 3 part of the world-to-camera transform.
         n1: Second row of N.
-        m0: First row of M (2, 3), whose columns are those of N times the Gaussian's scales. The covariance in
-            the image is M M^T.
+        m0: First row of M = N S (2, 3), where S is the diagonal matrix of the Gaussian's scales. The
+            covariance in the image is M M^T.
         m1: Second row of M.
     """
 
@@ -239,7 +239,7 @@ def project(
 ):  # fmt: skip
     """Project all Gaussians into one camera. Culled Gaussians get radius zero.
 
-    The inputs are those of `rasterization`. The outputs are radii (N,) int32, means2d (N, 2), depths (N,),
+    `rasterization` describes the inputs. The outputs are radii (N,) int32, means2d (N, 2), depths (N,),
     conics (N, 3) and compensations (N,). The radius is three standard deviations along the longer axis,
     rounded up, as in gsplat. A Gaussian is culled if its depth is below `near` or above `far`, if its radius
     is at most `radius_clip`, or if the bounding square of the circle with this radius is outside the image.

@@ -42,8 +42,8 @@ def rasterization(
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Rasterize 3D Gaussians, with gradients with respect to the Gaussians and the cameras.
 
-    Arguments and results are those of `gsplat.rasterization` 1.4, which is called unmodified on CUDA. On a
-    CPU there are four differences:
+    Arguments and results are the same as in gsplat 1.4. On CUDA, `gsplat.rasterization` is called unmodified.
+    On a CPU, there are four differences:
 
     - `Ks` also receives gradients.
     - `packed`, `sparse_grad` and `gsplat_options` are not supported.

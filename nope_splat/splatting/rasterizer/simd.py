@@ -1,18 +1,18 @@
 """SIMD vectors for numba: one lane per pixel, for any register width, with operators for arithmetic.
 
 A kernel takes a `Lanes` argument, which fixes the number of pixels per register at compile time (16 on
-AVX-512, 8 on AVX2, 4 on SSE2 and NEON). The kernel computes with three types of vectors,
+AVX-512, 8 on AVX2, 4 on SSE2 and NEON). The kernel computes with three types of vectors:
 
 - `Floats`, one float32 per lane: `+ - * /` with each other and with scalars, and comparisons, which give a
-`Mask`;
+  `Mask`;
 - `Ints`, one int32 per lane, for comparing indices;
 - `Mask`, one bit per lane: `&` and `~`.
 
-so that `exponent = e - dx * (a * dx + b)` evaluates a whole block of pixels. The operations are emitted as
-LLVM vector instructions: they depend neither on auto-vectorization nor on a compiler on the user's machine,
-and the source of one kernel supports all widths. The key of numba's cache contains the lane count, as part of
-the kernel's signature. The key also contains a stamp of this package's source files, because numba itself
-only detects changes to the file that defines the kernel.
+For example, `exponent = e - dx * (a * dx + b)` evaluates a whole block of pixels. The operations are emitted
+as LLVM vector instructions: they depend neither on auto-vectorization nor on a compiler on the user's
+machine, and one source supports all widths. numba caches a kernel under its signature, which contains the
+type of `Lanes`: the lane count, and a hash of the times and sizes of this package's source files. The hash is
+needed because numba only detects changes to the file that defines the kernel.
 
 The lanes of a vector cover a small block of pixels, as square as possible (4x4, 4x2, 2x2). A splat with a
 diameter of a few pixels intersects fewer square blocks than horizontal runs of pixels.
@@ -72,8 +72,8 @@ class Lanes:
 class LanesType(types.Type):
     """Numba type of `Lanes`.
 
-    Its name contains the lane count, and a stamp that changes with the source files, so that numba compiles
-    kernels again after a change.
+    The name of the type contains the lane count, and a stamp that changes with the source files of this
+    package, so that numba compiles kernels again after a change.
     """
 
     def __init__(self, count: int, stamp: int) -> None:
@@ -134,7 +134,7 @@ def _unbox_lanes(numba_type: LanesType, value: Any, context: Any) -> NativeValue
 
 
 def broadcast(builder: Any, scalar: Any, vector: ir.VectorType) -> Any:
-    """Emit LLVM code for a vector that has a scalar in every lane."""
+    """Emit LLVM code that broadcasts a scalar to all lanes of a vector."""
     undefined = ir.Constant(vector, ir.Undefined)
     first = builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
     return builder.shuffle_vector(

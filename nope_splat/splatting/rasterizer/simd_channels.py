@@ -1,4 +1,4 @@
-"""Operations on the color channels of a pixel block, which are a tuple of SIMD vectors.
+"""Operations on the color channels of a pixel block: a tuple with one SIMD vector per channel.
 
 Loops over channels are unrolled at compile time. The length of the background color, a tuple of scalars,
 determines the number of channels. A kernel is compiled for each number of channels, so that its accumulators

@@ -49,18 +49,21 @@ def lane_numbers(typing: Any, lanes: Any) -> Any:
 
 @intrinsic
 def block_columns(typing: Any, lanes: Any) -> Any:
-    """Create Floats with the x coordinate of each lane's pixel center, from the left edge of the block."""
+    """Create Floats with the distance, in pixels, of each lane's pixel center from the block's left edge."""
     return _block_centers(lanes, lambda lane, width: lane % width)
 
 
 @intrinsic
 def block_rows(typing: Any, lanes: Any) -> Any:
-    """Create Floats with the y coordinate of each lane's pixel center, from the top edge of the block."""
+    """Create Floats with the distance, in pixels, of each lane's pixel center from the block's top edge."""
     return _block_centers(lanes, lambda lane, width: lane // width)
 
 
 def _block_centers(lanes: Any, position: Any) -> Any:
-    """Create a constant vector of pixel-center coordinates; lane i holds `position(i, block_width)` + 0.5."""
+    """Create a constant vector of pixel centers: lane i contains `position(i, block_width)` + 0.5, in pixels.
+
+    `position` returns the column or the row of lane i in the block.
+    """
     vector = Floats(lanes.count)
     width = BLOCK_SHAPES[lanes.count][0]
     centers = [position(lane, width) + 0.5 for lane in range(lanes.count)]
@@ -137,10 +140,11 @@ def prefetch(typing: Any, array: Any, index: Any) -> Any:
 
 
 def _add_halves(builder: Any, left: Any, right: Any, group: int) -> Any:
-    """Emit LLVM code that adds, in two vectors, the two halves of every group of consecutive lanes.
+    """Emit LLVM code that splits two vectors into groups of lanes, and adds the two halves of each group.
 
-    A group has `group` lanes, and its halves are added lane by lane. In the resulting vector, the `group / 2`
-    sums of each group of `left` are followed by the sums of the same group of `right`.
+    A group consists of `group` consecutive lanes. Its halves are added lane by lane, which gives `group / 2`
+    sums. In the resulting vector, the sums of each group of `left` are followed by the sums of the same group
+    of `right`.
     """
     count, half = left.type.count, group // 2
     lanes = [
@@ -175,7 +179,7 @@ def _lane_sums(builder: Any, vectors: list[Any]) -> Any:
 
 @intrinsic
 def store_sums(typing: Any, array: Any, index: Any, vectors: Any) -> Any:
-    """Sum the lanes of each vector in a tuple of Floats, and store the sums in an array from `index` on.
+    """Sum the lanes of each vector in a tuple of Floats, and store the sums starting at `array[index]`.
 
     The stored sums are padded with zeros to a multiple of the lane count.
     """

@@ -61,9 +61,10 @@ def evaluate(degree, x, y, z, values):
 
 @inlined
 def direction_gradient(degree, x, y, z, d):
-    """Compute the gradient of the loss with respect to the view direction (x, y, z), three numbers.
+    """Compute the gradient of the loss with respect to the view direction (x, y, z).
 
-    `d` ((degree + 1)^2,) is the gradient of the loss with respect to the values of the spherical harmonics.
+    Returns the x, y and z components of the gradient. `d` ((degree + 1)^2,) is the gradient of the loss with
+    respect to the values of the spherical harmonics.
     """
     d_x = d_y = d_z = 0.0
     if degree >= 1:
@@ -102,8 +103,8 @@ def view_direction(means, index, center):
 def shade(counter, degree, means, center, coefficients, radii, colors):
     """Evaluate the RGB colors of all Gaussians in one camera from spherical-harmonics coefficients.
 
-    Writes `colors` (N, 3). `coefficients` has the shape (N, K, 3), `center` (the camera center) the shape
-    (3,). Culled Gaussians (radius zero) get color zero.
+    Writes `colors` (N, 3), given `coefficients` (N, K, 3) and the camera center `center` (3,) in world
+    coordinates. Culled Gaussians (radius zero) get color zero.
     """
     terms = (degree + 1) ** 2
     values = np.empty(terms, np.float32)

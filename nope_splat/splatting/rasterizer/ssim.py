@@ -38,9 +38,9 @@ _WEIGHTS = (_weights / _weights.sum()).astype(np.float32)
 
 @inlined
 def filter_along(rows, step, weights, filtered):
-    """Convolve each row of `rows` (maps, n + 10 step) with the window; pixels are `step` elements apart.
+    """Convolve M rows (M, n + 10 step) with the SSIM window; neighboring pixels are `step` elements apart.
 
-    The result is written to `filtered` (maps, n).
+    The result is written to `filtered` (M, n).
     """
     for m in range(len(rows)):
         result = filtered[m]
@@ -142,7 +142,7 @@ class _SSIM(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        """Compute the gradient of the first image (H, W, C); the second image has no gradient."""
+        """Return the gradient of the first image (H, W, C), and None for the second image."""
         x, y, derivatives = ctx.state
         height, width = x.shape
         channels = (width - derivatives.shape[2]) // (WINDOW - 1)

@@ -10,13 +10,13 @@ waits until these items are finished and continues with the next stage. A thread
 stages that are already finished.
 
 A forward and backward pass runs five kernels of about a millisecond each, and waking a sleeping thread takes
-a twentieth of a millisecond. An idle worker therefore spins for about a millisecond on the counter of its
-caller's next kernel. The worker starts the kernel after the first claim, because by then the caller has
-released the GIL, which the worker needs to start.
+a twentieth of a millisecond. After a kernel, a worker therefore does not sleep at once, but polls the counter
+of its caller's next kernel for about a millisecond. The worker joins the next kernel when the first work item
+is claimed, because by then the caller has released the GIL, which the worker needs for starting a kernel.
 
 The Linux scheduler tends to wake a worker on its caller's core, and takes about ten milliseconds to migrate
-the worker to an idle core, as long as several passes over a small image. Workers therefore exclude the
-caller's core from their affinity.
+the worker to an idle core. Several passes over a small image take no longer. On Linux, workers therefore
+exclude the caller's core from their affinity.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ elements, so that no two numbers share a cache line. (stages, 2, 16)."""
 
 @intrinsic
 def claim(typing: Any, counter: Any, amount: Any) -> Any:
-    """Atomically add `amount` to the first element of an int64 array, and return its previous value."""
+    """Atomically add `amount` to the first element of an int64 array, and return the element's old value."""
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         address = cgutils.create_struct_proxy(counter)(context, builder, values[0]).data
@@ -79,13 +79,13 @@ def load_acquire(typing: Any, counter: Any) -> Any:
 
 @inlined
 def finish_item(counter):
-    """Count a work item as finished. `counter` (2, 16) is the counter of the item's stage."""
+    """Count a work item as finished in `counter` (2, 16), the counter of the item's stage."""
     claim(counter[1], 1)
 
 
 @inlined
 def wait_for_items(counter, num_items):
-    """Wait until all `num_items` work items of the stage with the counter `counter` (2, 16) are finished."""
+    """Wait until all `num_items` work items of a stage are finished, as counted in `counter` (2, 16)."""
     while load_acquire(counter[1]) < num_items:
         pass
 
@@ -103,10 +103,10 @@ def _spin_until(counter, value, max_spins):
 
 @kernel
 def _finish_and_spin(finished, counter, max_spins):
-    """Count a task as finished, and wait until the next kernel claims its first work item.
+    """Count a task as finished, and wait until a thread claims the first work item of the next kernel.
 
-    Adds one to `finished`, and then polls the next kernel's `counter` at most `max_spins` times. The function
-    does not hold the GIL.
+    Adds one to `finished`, and then polls `counter`, the counter of the next kernel, at most `max_spins`
+    times. The function does not hold the GIL.
     """
     claim(finished, 1)
     _spin_until(counter, 1, max_spins)
@@ -150,7 +150,7 @@ _pool = ThreadPoolExecutor(max_workers=256, thread_name_prefix="splatting")
 
 
 class _Worker:
-    """Worker that runs consecutive tasks on a thread of the pool, and releases the thread when it is idle."""
+    """Worker that runs tasks one by one on a thread of the pool, and releases the thread if none is left."""
 
     def __init__(self) -> None:
         self.error: BaseException | None = None
@@ -162,8 +162,8 @@ class _Worker:
         """Submit a task.
 
         Args:
-            *task: Kernel, its counters, the next kernel's counters, the finished-task counter, and the
-                kernel's arguments.
+            *task: The kernel, the work-item counters of this kernel and of the caller's next kernel, the
+                counter of finished tasks, and the tuple of the kernel's other arguments.
         """
         with self._lock:
             self._task = task
@@ -178,14 +178,14 @@ class _Worker:
         return pending
 
     def _next_task(self) -> Any:
-        """Take the submitted task. Without a task, returns None, and the worker releases its thread."""
+        """Take the submitted task. If there is none, return None and mark the worker as not running."""
         with self._lock:
             task, self._task = self._task, None
             self._running = task is not None
         return task
 
     def _run(self, caller_core: int) -> None:
-        """Run submitted tasks until there are none, on any core except `caller_core`."""
+        """Run submitted tasks until none is left, if possible not on the core `caller_core`."""
         with _excluding_core(caller_core):
             while task := self._next_task():
                 run, counters, upcoming, finished, arguments = task
@@ -197,7 +197,11 @@ class _Worker:
 
 
 class _CallerState(threading.local):
-    """Workers of a calling thread, and the counters of the thread's current kernel and next kernel."""
+    """State of a thread that calls kernels: its workers, and the work-item counters of two kernels.
+
+    The two kernels are the one that runs now (`counters`) and the one that the thread will run next
+    (`upcoming`). `finished` counts the tasks that the workers have finished.
+    """
 
     def __init__(self) -> None:
         self.workers: list[_Worker] = []
@@ -238,10 +242,10 @@ def get_num_threads() -> int:
 
 
 def run_on_all_threads(kernel: Callable[..., None], *arguments: Any) -> None:
-    """Run a kernel on all threads, and wait until they finish.
+    """Run a kernel on `get_num_threads()` threads at the same time, and wait until they finish.
 
-    The calling thread also runs the kernel. Workers that have not started when the caller finishes are
-    canceled, since no work items are left.
+    The calling thread is one of them. If a worker has not started when the calling thread finishes, its task
+    is canceled, since no work items are left.
 
     Args:
         kernel: Kernel whose first argument is an int64 array of counters (stages, 2, 16) that start at zero.

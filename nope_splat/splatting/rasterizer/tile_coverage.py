@@ -5,11 +5,11 @@ A splat is drawn in an ellipse around its center. With the quadratic form A, B, 
 
     A e^2 + B e f + C f^2 <= tau = log2(255 o)
 
-at the offsets e to the right of the center and f below the center. At a given f, the ellipse reaches from
-e = (-B f - r) / 2A to e = (-B f + r) / 2A, where r^2 = 4 A tau - (4 A C - B^2) f^2. Its rightmost point has
-f = -B / 2C sqrt(4 C tau / (4 A C - B^2)), the *tilt* of the record, and its leftmost point has the negative
-of this f. Within a row of blocks, the ellipse extends farthest to the right at the f nearest to that of the
-rightmost point, and farthest to the left at the f nearest to that of the leftmost point. One SIMD lane
+where e is the offset to the right of the center, and f the offset below the center, in pixels. At a given f,
+the ellipse reaches from e = (-B f - r) / 2A to e = (-B f + r) / 2A, where r^2 = 4 A tau - (4 A C - B^2) f^2.
+The rightmost point has the offset f = -B / 2C sqrt(4 C tau / (4 A C - B^2)), which the record contains as
+*tilt*; the leftmost point has f = -tilt. A row of blocks covers a range of f. In this row, the ellipse
+reaches farthest right at the f nearest to tilt, and farthest left at the f nearest to -tilt. One SIMD lane
 computes one row of blocks, so that many rows are computed at once.
 """
 
