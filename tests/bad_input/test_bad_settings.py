@@ -243,7 +243,7 @@ COMMANDS: dict[str, tuple[list[str], ErrorCode, tuple[str, ...]]] = {
     "empty folder": (
         ["compare-cameras", "{}/empty", "{}/other.json"],
         "missing-file",
-        ("{}/empty/sparse/0",),
+        ("{}/empty contains no cameras",),
     ),
     "no photos to make": (
         ["demo-scene", "--output-dir", "{}/demo", "--num-images", "0"],

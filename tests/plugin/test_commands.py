@@ -195,6 +195,7 @@ def test_export_cameras(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(runs)
     main(["export-cameras", "--load-config", str(config(runs)), "--output-dir", "colmap"])
     assert {path.name for path in Path("colmap").iterdir()} == {
+        ".nope-splat.json",
         "images",
         "report.json",
         "sparse",
