@@ -125,7 +125,7 @@ def test_an_open_viewer_is_a_warning(
     assert record.levelno == level
     assert "ssh -L 7007:localhost:7007 USER@HOST" in record.message
     if level == logging.WARNING:
-        for consequence in ("photos", "control", "read other files", "--viewer.websocket-host"):
+        for consequence in ("photos", "control", "other files", "--viewer.websocket-host"):
             assert consequence in record.message
 
 
