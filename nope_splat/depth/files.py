@@ -90,7 +90,8 @@ def _read_npz(path: Path) -> tuple[NDArray, NDArray | None]:
         Array `depth` (H, W); and array `confidence` (H, W), or None if the file has none.
 
     Raises:
-        ValueError: If an array is missing, has a wrong shape, or is not numeric.
+        ValueError: If `depth` is missing, is not numeric or does not have the shape (H, W), or if
+            `confidence` has a different shape from `depth`.
     """
     with np.load(path, allow_pickle=False) as file:
         if "depth" not in file:

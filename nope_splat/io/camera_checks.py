@@ -120,7 +120,9 @@ def rigid_pose(matrix: object) -> Array:
     if not lengths[2] > (1 - MAX_ROTATION_ERROR) * lengths[0]:
         raise InvalidCamera("its pose has no rotation: its axes are not orthogonal, or not equally long")
     if np.linalg.det(pose[:3, :3] / lengths[0]) < 0:
-        raise InvalidCamera("its pose is mirrored, a rotation with determinant -1; check the axes")
+        raise InvalidCamera(
+            "its pose is mirrored: its rotation matrix has determinant -1; check the axis convention"
+        )
     pose[:3, :3] = nearest_rotation(pose[:3, :3])
     return pose
 

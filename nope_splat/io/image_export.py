@@ -213,7 +213,10 @@ def export_masks(scene: Reconstruction, folder: ImageFolder, directory: Path, na
 
 
 def images_of(scene: Reconstruction, folder: ImageFolder) -> list[ImageFile]:
-    """Return the image file of each image in a reconstruction; `ignored` contains its stationary cells.
+    """Return the image file of each image in a reconstruction, with the image's stationary grid cells.
+
+    The field `ignored` of each `ImageFile` is set to the grid cells of that image in which content moves with
+    the camera, such as a logo (see `StationaryPixels`); None if the image has no such cells.
 
     Args:
         scene: The reconstruction, with the original image names.

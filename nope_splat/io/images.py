@@ -90,7 +90,7 @@ def find_images(data: Path | str, invert_masks: bool = False) -> ImageFolder:
 
     Raises:
         NopeSplatError: If the folder does not exist or cannot be read, fewer than two images are usable, or a
-            mask is damaged or has another aspect ratio than its image.
+            mask is damaged or has a different aspect ratio from its image.
     """
     data = Path(data)
     _require_readable(data)
@@ -308,7 +308,7 @@ def _check_mask(file: Path, size: tuple[int, int], orientation: int) -> tuple[in
         Width and height of the mask in pixels.
 
     Raises:
-        NopeSplatError: If the mask is damaged, or has another aspect ratio than the image.
+        NopeSplatError: If the mask is damaged, or has a different aspect ratio from the image.
     """
     try:
         with open_image(file) as mask:

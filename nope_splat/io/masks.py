@@ -49,7 +49,7 @@ def turn_mask_upright(mask: Image.Image, photo_size: tuple[int, int], photo_orie
 
 
 def require_mask_fits(file: Path, size: tuple[int, int], photo_size: tuple[int, int]) -> None:
-    """Raise an error if a mask has another aspect ratio than its photo.
+    """Raise an error if a mask has a different aspect ratio from its photo.
 
     Args:
         file: The mask file.

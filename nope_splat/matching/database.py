@@ -57,9 +57,9 @@ class MatchDatabase:
     mirrored_ids: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     """Indices of the images that are mirrored relative to most other images, ascending. (n,)."""
     stationary: tuple[StationaryPixels, ...] = ()
-    """Image regions that do not move while the scene moves, such as a logo: grid cells for each image size.
-    Matches in these cells are removed from `pairs`. Empty until `without_stationary` finds the cells; not
-    stored in the cache."""
+    """Grid cells whose content stays at the same pixels in all images, such as a logo; one entry per image
+    size that has such cells. Matches in these cells are removed from `pairs`. Empty until
+    `without_stationary` finds the cells; not stored in the cache."""
 
     @property
     def mirrored(self) -> NDArray[np.bool_]:

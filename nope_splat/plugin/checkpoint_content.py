@@ -103,6 +103,6 @@ def require_cameras(optimizer: NopeCameraOptimizer) -> None:
     ):
         raise NopeSplatError(
             "damaged-checkpoint",
-            "the cameras in the checkpoint are impossible, because training diverged or the file is"
-            " damaged; load an earlier checkpoint or train again",
+            "the camera parameters in the checkpoint are invalid (not finite or out of range), because"
+            " training diverged or the file is damaged; load an earlier checkpoint or train again",
         )

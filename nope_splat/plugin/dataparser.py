@@ -202,7 +202,11 @@ class NopeDataParser(DataParser):
 
     @cached_property
     def _images(self) -> list[ImageFile]:
-        """Image files in the order of the reconstruction; cells that show a logo are marked as ignored."""
+        """Image file of each image of the reconstruction, with the image's stationary grid cells.
+
+        The field `ignored` of each `ImageFile` is set to the grid cells of that image in which content moves
+        with the camera, such as a logo (see `StationaryPixels`); None if the image has no such cells.
+        """
         by_name = {image.name: image for image in self.folder.images}
         scene = self.distorted_scene
         return [

@@ -183,5 +183,7 @@ def _check_target(settings: Any) -> None:
             expected = field.default if field.default_factory is MISSING else field.default_factory()
             if getattr(settings, "_target", expected) is not expected:
                 raise NopeSplatError(
-                    "unreadable-file", f"the _target of a {type(settings).__name__} is another class"
+                    "unreadable-file",
+                    f"the _target of a {type(settings).__name__} is not {expected!r}, the only class that"
+                    " nope-splat allows there",
                 )

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 TRAINING, HELD_OUT, LEFT_OUT = (47, 111, 176), (217, 130, 43), (194, 59, 59)
 """Colors of training, held-out and unregistered images, RGB from 0 to 255, as in the report."""
 STEP_BACK = 0.3
-"""Distance of a browser's initial view behind the central training camera, in world units (the median depth
-is one)."""
+"""Distance of a browser's initial view behind the training camera that is nearest to the mean of all training
+camera centers, in world units (the median depth is one)."""
 POINT_SIZE = 0.04
 """Size of the track points in the units of nerfstudio's viewer."""
 KEYPOINT_NOISE = 0.1
@@ -163,7 +163,10 @@ class NopeViewerControl(ViewerControl):
 
     @torch.no_grad()
     def _on_connect(self, client: ClientHandle) -> None:
-        """Place the view of a new browser behind the central training camera, and redraw panel and scene."""
+        """Place the view of a new browser behind a training camera, and redraw panel and scene.
+
+        This is the training camera that is nearest to the mean of all training camera centers.
+        """
         poses = switch_axes(self._pipeline.model.camera_optimizer.poses()).double().numpy(force=True)
         centers = poses[:, :, 3]
         pose = poses[np.linalg.norm(centers - centers.mean(axis=0), axis=1).argmin()]

@@ -181,7 +181,7 @@ class PhotometricSystem:
     Args:
         render_view: Function that renders a view at a given pose and intrinsics.
         pyramid_level: Number of times that the resolution of the images is halved.
-        patches: Surface patches, whose displacements are eliminated.
+        patches: Surface patches. Their displacements are eliminated from the normal equations.
     """
 
     def __init__(self, render_view: RenderView, pyramid_level: int, patches: SurfacePatches) -> None:
@@ -189,11 +189,14 @@ class PhotometricSystem:
         self._view_weights: list[_ViewWeights] = []
 
     def equations(self, problem: BundleProblem) -> tuple[float, Tensor, Tensor]:
-        """Compute the photometric cost and its normal equations, and eliminate the displacements of patches.
+        """Compute the photometric cost and its normal equations for the variables of the cameras.
+
+        In the cost, each surface patch may also be displaced by a 3D vector in world units. These
+        displacements are eliminated from the normal equations (see `surface_patches`).
 
         Args:
-            problem: Current cameras of all views. The first call also selects the used pixels, the noise and
-                the weight of each view for all later calls.
+            problem: Current cameras of all views. The first call also selects the pixels to use, and
+                estimates the noise and weight of each view; later calls reuse them.
 
         Returns:
             Cost at the optimal displacements of the patches; matrix of the normal equations (6 N + 5 K, 6 N +

@@ -3,10 +3,10 @@
 The Gaussians were optimized with the cameras that are now refined. Fixed Gaussians would act as ground
 control points: they would hold the cameras at wrong poses, or bias the poses by errors that all views share.
 Bundle adjustment eliminates free points; here the surface is divided into patches around track points, and
-each patch has a free displacement. The photometric normal equations have the blocks U (cameras), W (cameras
-by displacements) and V (displacements), and the gradients a (cameras) and b (displacements). With the
-information matrix Q of the prior on the displacements, the reduced normal equations of the cameras have the
-matrix S and the gradient s:
+each patch has a free displacement, a 3D vector in world units. The photometric normal equations have the
+blocks U (cameras), W (cameras by displacements) and V (displacements), and the gradients a (cameras) and b
+(displacements). With the information matrix Q of the prior on the displacements, the reduced normal equations
+of the cameras have the matrix S and the gradient s:
 
     S = U - W (V + Q)^-1 W^T,     s = a - W (V + Q)^-1 b,
 
@@ -31,8 +31,9 @@ from nope_splat.refinement.photometric import PixelEquations, RenderedView
 MAX_DISTANCES = 2**26
 """Maximum number of distances computed at once on a GPU, which limits memory to 256 MB."""
 TRANSLATION = slice(3, 6)
-"""Indices of the camera translation among the variables of `motion_on_plane`. A displacement of the surface
-in camera coordinates changes the projection in the same way as this translation."""
+"""Indices of the camera translation among the variables of `motion_on_plane`. The derivatives with respect to
+the translation are also those with respect to a displacement of the surface in camera coordinates, because
+both add the same vector to the camera coordinates of a point."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,10 @@ class SurfacePatchOptions:
 
 @dataclass(frozen=True)
 class PatchEquations:
-    """Blocks of the photometric normal equations of one view that involve the displacements of P patches."""
+    """Blocks of the photometric normal equations of one view that involve the displacements of P patches.
+
+    A displacement is a 3D vector in world coordinates, in world units.
+    """
 
     coupling: Tensor
     """Blocks between the N camera variables of the view and each displacement. (P, N, 3), float64."""

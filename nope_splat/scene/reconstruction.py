@@ -94,8 +94,8 @@ class Reconstruction:
     trust: Trust | None = None
     """Estimated reliability of the cameras; None if it was not computed."""
     stationary: tuple[StationaryPixels, ...] = ()
-    """Image regions that move with the camera instead of the scene, such as a logo: grid cells for each image
-    size. Pixels in these cells are not used."""
+    """Grid cells whose content stays at the same pixels in all images, such as a logo; one entry per image
+    size that has such cells. Pixels in these cells are not used."""
     lenses: tuple[Lens, ...] = ()
     """Camera and lens model of each camera from EXIF data; empty if EXIF data were not read. (K,)."""
     focal_fixed: bool = False
@@ -116,7 +116,7 @@ class Reconstruction:
         return self.cameras[self.camera_ids[image_id]]
 
     def stationary_cells(self, image_id: int) -> NDArray[np.bool_] | None:
-        """Return which grid cells of an image are not used because their content moves with the camera.
+        """Return which grid cells of an image are not used because their content stays at the same pixels.
 
         Args:
             image_id: Index of the image.

@@ -1,4 +1,7 @@
-"""Stationary pixels: pixels with content that moves with the camera, such as a logo, a dashboard or dirt."""
+"""Stationary pixels: their content moves with the camera, such as a logo, a dashboard or dirt on the lens.
+
+Such content stays at the same pixels in all images, while the scene moves.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ name."""
 
 @dataclass(frozen=True)
 class StationaryPixels:
-    """Grid cells in which the images of one size show content that moves with the camera, such as a logo."""
+    """Grid cells whose content stays at the same pixels in all images of one size, such as a logo."""
 
     size: tuple[int, int]
     """Width and height of the images at full resolution, in pixels."""

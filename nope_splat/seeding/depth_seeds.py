@@ -54,8 +54,8 @@ def seeds_from_depth(
 
     Args:
         scene: The reconstruction, with undistorted cameras.
-        distorted_cameras: The K cameras (intrinsics) of `scene`, with the radial distortion of the images to
-            which the depth maps belong.
+        distorted_cameras: The K cameras (intrinsics) of the original images, with radial distortion, in the
+            order of `scene.cameras`. The depth maps cover the original images, not the undistorted images.
         depth_maps: Depth maps of registered training images, by image index.
         read: Function that reads an image at a given size (see `ReadImage`).
         settings: Image size, cell size and fusion thresholds; default settings if None.
@@ -137,7 +137,7 @@ def _align_depth_map(
 
     Args:
         scene: The reconstruction, with undistorted cameras.
-        camera: Camera of the image, with the radial distortion of the depth map.
+        camera: Intrinsics of the original image, with radial distortion. The depth map covers this image.
         image_id: Index of the image.
         depth_map: Depth map of the image.
 

@@ -152,7 +152,13 @@ def estimate_relative_pose(
 
 
 def _ransac(options: AbsolutePoseOptions | RelativePoseOptions, **error: float) -> dict[str, Any]:
-    """Convert options to a dictionary of poselib's RANSAC options; `error` is the inlier threshold."""
+    """Convert options to a dictionary of poselib's RANSAC options.
+
+    Args:
+        options: Numbers of iterations and random seed.
+        **error: Inlier threshold in pixels, as one keyword argument with poselib's name of this option:
+            `max_reproj_error` or `max_epipolar_error`.
+    """
     return error | {
         "max_iterations": options.max_num_trials,
         "min_iterations": options.min_num_trials,

@@ -54,7 +54,8 @@ class ImageProperties:
     """Fraction of each image's keypoints that resemble another place in the same image; None if unknown.
     (N,)."""
     stationary: tuple[StationaryPixels, ...] = ()
-    """Grid cells whose content moves with the camera, such as a logo, for each image size."""
+    """Grid cells whose content stays at the same pixels in all images, such as a logo; one entry per image
+    size that has such cells."""
     mirrored: tuple[str, ...] = ()
     """Names of the images that are mirrored relative to the other images; they are not reconstructed."""
 

@@ -254,10 +254,11 @@ class SfmState:
         return np.flatnonzero(self.has_point[self.track_ids] & ~self.registered[self.image_ids])
 
     def noise(self, rows: Indices, min_num_samples: int = 50) -> float:
-        """Estimate the ratio of the actual noise of observations to `sigma` from their reprojection errors.
+        """Estimate the ratio of the actual noise of observations to their assumed standard deviation.
 
-        The median of the errors is used. Tracks with only two observations are skipped: their points adapt to
-        the noise, so that only the noise across the epipolar lines remains.
+        The assumed standard deviation is `self.sigma`, in pixels. The actual noise is estimated from the
+        median of the reprojection errors. Tracks with only two observations are skipped: their points adapt
+        to the noise, so that only the noise across the epipolar lines remains.
 
         Args:
             rows: Indices of observations of triangulated tracks. (n,).
@@ -265,7 +266,7 @@ class SfmState:
                 observations are skipped.
 
         Returns:
-            Ratio of the actual standard deviation to `sigma`; NaN if there are too few observations.
+            Ratio of the actual to the assumed standard deviation; NaN if there are too few observations.
         """
         length = np.bincount(self.track_ids[rows], minlength=len(self.points))[self.track_ids[rows]]
         rows, length = rows[length >= 3], length[length >= 3]

@@ -76,8 +76,8 @@ POSES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "text": (lambda pose: np.array("x"), "'x'"),
     "empty": (lambda pose: np.zeros(0), "shape"),
     "transposed": (lambda pose: pose.T, "transposed"),
-    "mirrored camera": (lambda pose: pose @ np.diag([-1, 1, 1, 1]), "a rotation with determinant -1"),
-    "mirrored world": (lambda pose: pose[[0, 2, 1, 3]], "a rotation with determinant -1"),
+    "mirrored camera": (lambda pose: pose @ np.diag([-1, 1, 1, 1]), "rotation matrix has determinant -1"),
+    "mirrored world": (lambda pose: pose[[0, 2, 1, 3]], "rotation matrix has determinant -1"),
 }
 """Odd poses from good ones, and words of the message."""
 NAMES: list[tuple[object, str]] = [

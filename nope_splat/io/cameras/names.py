@@ -61,7 +61,7 @@ def match_names(names: Collection[str], others: Collection[str]) -> dict[str, st
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """Shorten image paths to file names; if two file names are equal, only remove the common folder.
+    """Shorten image paths to file names; if a file name occurs twice, remove only common folders.
 
     Args:
         names: Image paths.
@@ -70,8 +70,8 @@ def short_names(names: Sequence[str]) -> list[str]:
         The shortened names, in the same order.
 
     Raises:
-        InvalidCamera: If two shortened names are equal, or if two file names are equal and only some of the
-            paths are absolute.
+        InvalidCamera: If a path occurs twice, or if a file name occurs twice and only some of the paths are
+            absolute.
     """
     paths = [split_path(name) for name in names]
     shortened = [path[-1] for path in paths]

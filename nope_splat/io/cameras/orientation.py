@@ -70,8 +70,8 @@ def refers_to_stored_pixels(
         raise NopeSplatError(
             "wrong-size",
             f"the camera of {name} in {path} is for {size[0]:g} x {size[1]:g} pixels, but the photo has"
-            f" {stored[0]} x {stored[1]}, another aspect ratio; pass the photos for which the cameras were"
-            " made",
+            f" {stored[0]} x {stored[1]}, which is a different aspect ratio; pass the photos for which the"
+            " cameras were made",
         )
     return fits_stored and not (fits_upright and is_upright)
 

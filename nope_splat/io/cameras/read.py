@@ -128,7 +128,7 @@ def read_image_cameras(path: Path, images: Sequence[ImageFile]) -> dict[int, Nam
 
 
 def _short_names(path: Path, names: list[str]) -> list[str]:
-    """Shorten image names (see `short_names`); raise `NopeSplatError` if two are equal."""
+    """Shorten image names; raise `NopeSplatError` if a name occurs twice (see `short_names`)."""
     with parsing(f"the photo names in {path} cannot be used", "give every camera a different, relative name"):
         return short_names(names)
 
@@ -218,8 +218,8 @@ def read_ground_truth(path: Path) -> GroundTruth:
         Poses and focal length; the rotation of each pose is replaced by the nearest orthonormal matrix.
 
     Raises:
-        NopeSplatError: If the file cannot be read, a value is missing or impossible, or two frames have the
-            same file name.
+        NopeSplatError: If the file cannot be read, a value is missing or invalid, or two frames have the same
+            file name.
     """
     with parsing(f"{path} is not a ground truth file", "it needs w, h, fl_x, fl_y and frames"):
         content = json.loads(path.read_bytes())

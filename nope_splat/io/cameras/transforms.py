@@ -96,7 +96,7 @@ def read_lens(values: Mapping[str, Any], size: Size) -> Lens:
         The lens.
 
     Raises:
-        InvalidCamera: If a value is missing, not finite or impossible.
+        InvalidCamera: If a value is missing, not finite or out of range.
         UnsuitableLens: If the camera model cannot be converted.
     """
     width, height = size

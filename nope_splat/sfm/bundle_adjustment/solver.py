@@ -35,9 +35,10 @@ class BundleResult:
 
     @property
     def noise(self) -> float:
-        """Estimated ratio of the actual standard deviation of the observations to `problem.sigma`.
+        """Estimated ratio of the actual to the assumed standard deviation of the observations.
 
-        The estimate accounts for the degrees of freedom of the poses, the points and the refined intrinsics.
+        The assumed standard deviation is `problem.sigma`. The estimate accounts for the degrees of freedom of
+        the poses, the points and the refined intrinsics.
         """
         problem = self.problem
         unknowns = (

@@ -198,6 +198,8 @@ def sort_and_write_records(counter, width, height, radii, means2d, conics, opaci
 
     The outputs are `records` (N, record length), `order` (N,) and the number of visible Gaussians in `order`,
     `order_length` (1,). `slot_counts` (N,) is set to zero. `scratch` (N,) is temporary storage for sorting.
+    `ProjectedSplats` describes the arguments from `radii` to `colors`. `counter` (2, 16) has the numbers of
+    claimed and finished work items (see the module `threads`).
     """
     bounds = records.view(np.int32)
     digit_offsets = np.empty((1 << _RADIX_BITS) + 1, np.int32)
@@ -261,9 +263,14 @@ def count_intersections(counter, order, records, tile_shift, tiles_wide, tiles_h
                         tile_counts, slot_counts):  # fmt: skip
     """Count the intersections of splats with tiles.
 
-    `order` is divided into runs of consecutive splats. For each run and each tile, the number of
-    intersections is added to `tile_counts` (runs, tiles + padding). For each splat, the number of
-    intersections is written to `slot_counts` (N,).
+    `TileLists` describes `records`, `order` and `tiles_wide`. There are `tiles_high` rows of tiles, and a
+    tile has 2^tile_shift pixels per side. `counter` (2, 16) has the numbers of claimed and finished work
+    items (see the module `threads`).
+
+    `order` is divided into runs of consecutive Gaussians; each run is a work item. For each run and each
+    tile, the number of intersections is added to `tile_counts` (runs, tiles + padding); the elements of the
+    padding are not used. For each Gaussian in `order`, the number of intersections is written to
+    `slot_counts` (N,).
     """
     parts = len(tile_counts)
     spans = np.empty((tiles_high, 2), np.int64)
@@ -316,6 +323,7 @@ def fill_tiles(counter, order, records, tile_shift, tiles_wide, tiles_high, part
     """Append every splat to the lists of all tiles that its ellipse intersects, in order of depth.
 
     Writes `splats` and `slots` (intersections,), and advances `part_offsets` (see `TileLists`).
+    `count_intersections` and `TileLists` describe the other arguments.
     """
     parts = len(part_offsets)
     spans = np.empty((tiles_high, 2), np.int64)
@@ -344,7 +352,11 @@ def fill_tiles(counter, order, records, tile_shift, tiles_wide, tiles_high, part
 def count_and_order(counters, width, height, radii, means2d, conics, opacities, depths, colors, tile_shift,
                     tiles_wide, tiles_high, records, order, scratch, order_length, tile_counts, slot_counts,
                     tile_offsets, slot_offsets):  # fmt: skip
-    """Prepare the tile lists in three stages: records and depth order, intersection counts, start offsets."""
+    """Prepare the tile lists in three stages: records and depth order, intersection counts, start offsets.
+
+    `counters` (stages, 2, 16) has one counter per stage. `sort_and_write_records`, `count_intersections` and
+    `compute_offsets`, which compute the stages, describe the other arguments.
+    """
     sort_and_write_records(
         counters[0], width, height, radii, means2d, conics, opacities, depths, colors, records, slot_counts,
         order, scratch, order_length,

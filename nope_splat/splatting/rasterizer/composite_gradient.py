@@ -112,7 +112,8 @@ def splat_gradient(lanes, background, k, splat, slot, tile_x, tile_y, tile_size,
 
     Splats must be processed back to front, because the function replaces the transmittance after the splat by
     the transmittance before the splat. `splat` and `slot` are the indices at which the splat's record and
-    slot start in the flat arrays `records` and `slot_sums`.
+    slot start in the flat arrays `records` (N * record length,) and `slot_sums` (intersections * slot
+    length,).
     """
     pixels = tile_size * tile_size
     blocks_wide = tile_size // block_width(lanes)
@@ -167,7 +168,7 @@ def tile_gradients(counter, lanes, background, tile_size, tiles_wide, tile_order
                    records, transmittance, stop, num_drawn, d_image, d_alphas, slot_sums):  # fmt: skip
     """Write the gradient sums of every intersection of a splat with a tile to the slot of the intersection.
 
-    `slot_sums` has the shape (intersections, slot length).
+    The sums are written to `slot_sums` (intersections, slot length); `SUMS` gives their order.
     """
     record_length, slot_length = records.shape[1], slot_sums.shape[1]
     records, slot_sums = records.reshape(-1), slot_sums.reshape(-1)
@@ -222,7 +223,12 @@ def tile_gradients(counter, lanes, background, tile_size, tiles_wide, tile_order
 @kernel
 def gather_gradients(counter, lanes, records, slot_offsets, slot_sums, opacities,
                      d_means2d, d_means2d_abs, d_conics, d_opacities, d_colors):  # fmt: skip
-    """Sum the slots of every splat, and convert the sums to gradients of mean, conic, opacity and color."""
+    """Sum the slots of every splat, and convert the sums to gradients of mean, conic, opacity and color.
+
+    `slot_sums` (intersections, slot length) has the sums from `tile_gradients`. The outputs are the gradients
+    `d_means2d` (N, 2), `d_conics` (N, 3), `d_opacities` (N,) and `d_colors` (N, channels), and the absolute
+    gradients of the means, `d_means2d_abs` (N, 2).
+    """
     length = slot_sums.shape[1]
     slot_sums = slot_sums.reshape(-1)
     sums = np.empty(length, np.float32)
@@ -262,8 +268,9 @@ def composite_gradient(counters, lanes, background, tile_size, tiles_wide, tile_
                        d_colors):  # fmt: skip
     """Compute the gradient of `composite` per intersection of a splat with a tile, then sum it per splat.
 
-    Writes d_means2d (N, 2), d_means2d_abs (N, 2), d_conics (N, 3), d_opacities (N,) and d_colors (N,
-    channels). `slot_sums` is temporary storage.
+    The outputs are the gradients `d_means2d` (N, 2), `d_conics` (N, 3), `d_opacities` (N,) and `d_colors` (N,
+    channels), and the absolute gradients of the means, `d_means2d_abs` (N, 2). `slot_sums` (intersections,
+    slot length) is temporary storage.
     """
     tile_gradients(
         counters[0], lanes, background, tile_size, tiles_wide, tile_order, tile_offsets, splats, slots,

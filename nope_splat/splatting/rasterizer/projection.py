@@ -14,8 +14,9 @@ transform [V | t] and intrinsics fx, fy, cx, cy projects it, to first order, to 
     conic     = inverse(blurred)             with entries (a, b, c) for [[a, b], [b, c]]
     rho       = sqrt(det cov / det blurred)  opacity compensation of the antialiased mode (Mip-Splatting)
 
-V may be any 3x3 matrix, because `fold_intrinsics` multiplies intrinsics into it. Arithmetic is in float64,
-since projection is cheap; results are stored as float32.
+V need not be a rotation: the equations and their gradient hold for any 3 x 3 matrix. `fold_intrinsics` relies
+on this when it multiplies intrinsics into V. Arithmetic is in float64, since projection is cheap; results are
+stored as float32.
 """
 
 from __future__ import annotations
