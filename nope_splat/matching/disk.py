@@ -127,7 +127,7 @@ def _load(load: Callable[[], Network], device: torch.device) -> Network:
         return load().eval().to(device)
     except ImportError as error:
         raise NopeSplatError(
-            "missing-package", "the matcher disk needs kornia; run pip install kornia"
+            "missing-package", "the matcher 'disk' needs kornia; run pip install kornia"
         ) from error
     except Exception as error:  # failed downloads raise many kinds of errors
         raise NopeSplatError(

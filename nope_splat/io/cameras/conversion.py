@@ -1,4 +1,8 @@
-"""Convert camera entries: fit pinhole cameras to lenses, and divide lengths by the longer image side."""
+"""Convert camera entries to pinhole cameras with normalized intrinsics.
+
+Other lens models are approximated by pinhole cameras with radial distortion. Focal lengths and principal points
+are divided by the longer image side.
+"""
 
 from __future__ import annotations
 

@@ -88,12 +88,14 @@ def initialize_tile(lanes, tile_x, tile_y, width, height, blocks_wide, blocks_hi
 @inlined
 def composite_tile(lanes, background, tile_x, tile_y, tile_size, live_blocks, splats, first, last, records,
                    bounds, length, transmittance, stop, planes, first_blocks, last_blocks):  # fmt: skip
-    """Composite the splats `first` .. `last - 1` of the list `splats` over a tile.
+    """Composite the splats with the indices `splats[first:last]` over a tile, front to back.
 
-    `transmittance` (pixels,), `stop` (pixels,) and the composited colors `planes` (channels * pixels,) are
-    updated. A pixel is finished before the splat that would bring its transmittance to 1e-4 or less; the
-    position of that splat, counted from `first`, is written to `stop`. Compositing ends when none of the
-    `live_blocks` blocks has an unfinished pixel. Returns the number of splats processed.
+    Updates `transmittance` (pixels,), `stop` (pixels,) and the composited colors `planes` (channels *
+    pixels,). A pixel is finished before the first splat that would reduce its transmittance to 1e-4 or less;
+    `stop` receives the position of that splat, counted from `first`. Compositing ends when all pixels are
+    finished; `live_blocks` is the number of blocks of pixels with an unfinished pixel. `records` and `bounds`
+    are the same flat memory, as float32 and as int32, with `length` values per splat. `first_blocks` and
+    `last_blocks` are temporary storage. Returns the number of splats processed.
     """
     pixels = tile_size * tile_size
     zero = floats(lanes, np.float32(0.0))

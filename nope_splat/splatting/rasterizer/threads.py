@@ -85,7 +85,11 @@ def finish_item(counter):
 
 @inlined
 def wait_for_items(counter, num_items):
-    """Wait until all `num_items` work items of a stage are finished, as counted in `counter` (2, 16)."""
+    """Wait until all `num_items` work items of a stage are finished.
+
+    `counter` (2, 16) belongs to the stage: `counter[1, 0]` is the number of finished items. The other columns
+    keep the two numbers of a counter in separate cache lines.
+    """
     while load_acquire(counter[1]) < num_items:
         pass
 
