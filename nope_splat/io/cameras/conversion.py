@@ -1,7 +1,7 @@
 """Convert camera entries to pinhole cameras with normalized intrinsics.
 
-Other lens models are approximated by pinhole cameras with radial distortion. Focal lengths and principal points
-are divided by the longer image side.
+Other lens models are approximated by pinhole cameras with radial distortion. Focal lengths and principal
+points are divided by the longer image side.
 """
 
 from __future__ import annotations
