@@ -7,9 +7,12 @@ from typing import Any
 
 from nerfstudio.viewer.render_state_machine import RenderStateMachine
 from nerfstudio.viewer.viewer import Viewer
+from viser import ViserServer
 
 RENDERING_TIMEOUT = 5.0
 """Maximum time in seconds to wait, per browser, until a rendering in progress has ended."""
+STOP_TIMEOUT = 10.0
+"""Maximum time in seconds to wait until viser has sent its last messages."""
 
 
 def stop_viewer(viewer: Viewer) -> None:
@@ -29,6 +32,24 @@ def stop_viewer(viewer: Viewer) -> None:
         renderer.running = False
     for renderer in renderers:
         renderer.join(RENDERING_TIMEOUT)
-    viewer.viser_server.stop()
+    _stop_server(viewer.viser_server)
     released: Any = viewer  # nerfstudio's annotations exclude None
     released.pipeline = released.trainer = None
+
+
+def _stop_server(server: ViserServer) -> None:
+    """Stop viser's server, also if a thread has ended without releasing one of viser's locks.
+
+    viser 0.2.7 does not release the lock of a connection if sending a message raises an exception. Its `stop`
+    then waits forever for the threads that send the next messages, and so would Python at exit.
+    """
+    connections = [getattr(client, "_websock_connection", None) for client in server.get_clients().values()]
+    senders = [getattr(server, "_websock_server", None), *connections]
+    stopping = threading.Thread(target=server.stop, daemon=True)
+    stopping.start()
+    stopping.join(STOP_TIMEOUT)
+    for sender in senders if stopping.is_alive() else ():
+        lock = getattr(sender, "_atomic_lock", None)
+        if lock is not None and lock.locked():
+            lock.release()
+    stopping.join(STOP_TIMEOUT)

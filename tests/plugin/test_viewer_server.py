@@ -74,3 +74,18 @@ def test_browsers_are_disconnected_and_the_model_is_released(
         gc.collect()
         time.sleep(0.05)
     assert [reference() for reference in references] == [None, None]
+
+
+def test_a_lock_that_an_ended_thread_holds_does_not_delay_the_stop_forever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Viser keeps the lock if sending a message fails, and further messages wait for it."""
+    monkeypatch.setattr("nope_splat.plugin.viewer_shutdown.STOP_TIMEOUT", 0.5)
+    viewer = make_viewer(tmp_path, monkeypatch)
+    server: Any = viewer.viser_server
+    server._websock_server._atomic_lock.acquire()
+    viewer.viser_server.gui.add_markdown("another message")
+    stopping = threading.Thread(target=stop_viewer, args=(viewer,), daemon=True)
+    stopping.start()
+    stopping.join(20)
+    assert not stopping.is_alive()
