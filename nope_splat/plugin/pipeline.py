@@ -32,7 +32,7 @@ from nope_splat.plugin.viewer import NopeViewerControl
 from nope_splat.splatting.lens import Lens
 from nope_splat.splatting.rasterizer.ssim import WINDOW
 from nope_splat.utils.cache import read_only_caches
-from nope_splat.utils.device_defaults import resolved
+from nope_splat.utils.device_defaults import resolve_defaults, resolved
 from nope_splat.utils.progress import progress_bar
 from nope_splat.utils.ranges import NOT_NEGATIVE, check_ranges, set_missing_to_defaults
 
@@ -82,6 +82,7 @@ class NopePipeline(VanillaPipeline):
         # nerfstudio's commands read configurations without checks, perhaps those of an earlier version.
         set_missing_to_defaults(config)
         check_ranges(config)
+        resolve_defaults(config, "cuda" if torch.device(device).type == "cuda" else "cpu")
         if test_mode != "val" and torch.device(device).type == "cuda":  # commands pass any available GPU
             device = choose_device()
         if torch.device(device).type == "cpu":

@@ -16,6 +16,7 @@ import yaml
 from nerfstudio.engine.trainer import TrainerConfig
 
 from nope_splat.errors import NopeSplatError
+from nope_splat.utils.device_defaults import resolve_defaults
 from nope_splat.utils.ranges import check_ranges, set_missing_to_defaults
 
 PACKAGES = frozenset({"nope_splat", "nerfstudio", "torch", "pathlib"})
@@ -150,6 +151,8 @@ def check_config(config: TrainerConfig, path: Path) -> None:
         _check_targets(config)
         set_missing_to_defaults(config)
         check_ranges(config)
+        if type(config).__module__.startswith("nope_splat."):  # missing fields may be "auto" now
+            resolve_defaults(config, "cuda" if config.machine.device_type == "cuda" else "cpu")
     except NopeSplatError as error:
         raise NopeSplatError(
             error.code, f"{path} cannot be used because {error}; pass the config.yml as ns-train wrote it"

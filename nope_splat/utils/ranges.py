@@ -151,6 +151,7 @@ def _brief(value: object) -> str:
     """
     parts = value if isinstance(value, list | tuple) and len(value) <= 5 else [value]
     text = str(value) if all(map(_is_simple, parts)) else f"of type {type(value).__name__}"
+    text = " ".join(text.split())  # texts in `config.yml` may have several lines
     return text if len(text) <= 100 else f"{text[:100]}..."
 
 

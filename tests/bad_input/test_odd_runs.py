@@ -99,6 +99,7 @@ VALUES: dict[str, list[tuple[Any, str]]] = {
     "pipeline.model._target": [(torch.nn.Linear, "NopeSplatModelConfig")],
     "pipeline.model.camera_optimizer._target": [(torch.Tensor, "NopeCameraOptimizerConfig")],
     "machine.device_type": [("mps", "cuda or cpu")],
+    "steps_per_eval_image": [("1000\n500", "1000 500")],
 }
 """Odd values of settings, and words of the message."""
 
@@ -129,13 +130,15 @@ def test_odd_settings_are_refused(setting: str, number: int, run: Path) -> None:
 
 def test_settings_of_a_later_version_get_their_defaults(run: Path) -> None:
     config = yaml.unsafe_load(run.read_text())
-    sfm = config.pipeline.datamanager.dataparser.sfm
-    object.__delattr__(sfm.mapper.reliability, "camera_profile")
-    object.__delattr__(sfm, "strict")
+    dataparser = config.pipeline.datamanager.dataparser
+    object.__delattr__(dataparser.sfm.mapper.reliability, "camera_profile")
+    object.__delattr__(dataparser.sfm, "strict")
+    del dataparser.max_image_size  # "auto" by default, which depends on the device
     run.write_text(yaml.dump(config))
-    read = open_run(run).pipeline.datamanager.dataparser.config.sfm
-    assert read.mapper.reliability == ReliabilityOptions()
-    assert not read.strict
+    read = open_run(run).pipeline.datamanager.dataparser.config
+    assert read.sfm.mapper.reliability == ReliabilityOptions()
+    assert not read.sfm.strict
+    assert read.max_image_size != "auto"
 
 
 def test_damaged_settings_are_refused(run: Path) -> None:
