@@ -132,7 +132,7 @@ def wall_priors(inverse: bool) -> DepthPriors:
 def test_scales_and_shifts_are_recovered(
     monkeypatch: pytest.MonkeyPatch, inverse: bool, weights: tuple[float, float]
 ) -> None:
-    monkeypatch.setattr("nope_splat.plugin.depth_supervision.SAMPLES", 256)
+    monkeypatch.setattr("nope_splat.plugin.depth_supervision.NUM_SAMPLES", 256)
     torch.manual_seed(0)
     supervision = DepthSupervision(4, wall_priors(inverse), *weights)
     wrong = torch.tensor([[0.1, -0.05], [-0.08, 0.04], [0.05, 0.05], [-0.1, -0.03]])
