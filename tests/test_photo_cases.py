@@ -21,8 +21,8 @@ SCENES = ["Herz-Jesus-P8", pytest.param("fountain-P11", marks=pytest.mark.slow)]
 MAX_RATIO = 1.3
 """Maximum error of the camera positions, as a multiple of the error from the same clean photos."""
 MAX_RATIOS = {"two_zooms": 3.0, "two_zooms_without_exif": 3.0, "mixed": 2.5}
-"""Larger maxima of some cases. Zoomed photos show half of the scene, and have their own intrinsics. One photo of
-`mixed` is rotated without EXIF data, so that its principal point is elsewhere than in the other photos."""
+"""Larger maxima of some cases. Zoomed photos show half of the scene, and have their own intrinsics. One photo
+of `mixed` is rotated without EXIF data, so that its principal point is elsewhere than in the others."""
 MAX_FOCAL_ERROR = 0.003
 
 
