@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 DIAGONAL_35MM = math.hypot(36, 24)
 """Diagonal of a 35 mm film frame in millimeters (43.27)."""
+MIN_LENGTH, MIN_LENGTH_35MM, MAX_LENGTH = 0.5, 5.0, 3000.0
+"""Shortest plausible focal length and 35 mm equivalent, and the longest of both, in millimeters."""
 MAX_CROP_FACTOR_3_TO_2 = 1.7
 """Sensors with at most this crop factor (35 mm equivalent divided by focal length) are assumed to have the
 aspect ratio 3:2, as full-frame (1.0) and APS-C sensors (1.5 or 1.6) do. Smaller sensors are assumed to have
@@ -150,8 +152,8 @@ def read_exif(image: Image.Image) -> ExifData:
         make=_text(tags, Base.Make),
         model=_text(tags, Base.Model),
         lens=_text(details, Base.LensModel),
-        focal_length=_number(details, Base.FocalLength),
-        focal_length_35mm=_number(details, Base.FocalLengthIn35mmFilm),
+        focal_length=_plausible(_number(details, Base.FocalLength), MIN_LENGTH),
+        focal_length_35mm=_plausible(_number(details, Base.FocalLengthIn35mmFilm), MIN_LENGTH_35MM),
         digital_zoom=zoom if zoom >= MIN_DIGITAL_ZOOM else 1.0,
         exposure_time=_number(details, Base.ExposureTime),
         f_number=_number(details, Base.FNumber),
@@ -170,6 +172,11 @@ def _number(tags: Mapping[int, Any], tag: int, low: float = 0.0) -> float | None
     except (TypeError, ValueError, ArithmeticError, IndexError):
         return None
     return number if math.isfinite(number) and number > low else None
+
+
+def _plausible(length: float | None, shortest: float) -> float | None:
+    """Return a focal length in millimeters; None if no lens has it."""
+    return length if length is not None and shortest <= length <= MAX_LENGTH else None
 
 
 def _text(tags: Mapping[int, Any], tag: int) -> str:

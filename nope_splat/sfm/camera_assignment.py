@@ -14,6 +14,8 @@ from nope_splat.utils.typing import Indices
 
 CameraPer = Literal["lens", "folder", "size"]
 """Criterion by which images are assigned to the same camera; see `assign_cameras`."""
+MAX_FOCAL_RATIO = 1.1
+"""Ratio of focal lengths of EXIF data beyond which they are not those of one camera."""
 
 
 def assign_cameras(images: Sequence[ImageFile], by: CameraPer = "lens") -> Indices:
@@ -47,7 +49,8 @@ def find_lenses(images: Sequence[ImageFile], camera_ids: Indices) -> tuple[Lens,
         camera_ids: Camera index of each image. (N,).
 
     Returns:
-        Lens of each of the K cameras; its focal length is the median over the images of the camera.
+        Lens of each of the K cameras. Its focal length is the median over the images of the camera; None if the
+        EXIF data of the images differ.
     """
     lenses = []
     for camera in range(int(camera_ids.max()) + 1):
@@ -55,7 +58,7 @@ def find_lenses(images: Sequence[ImageFile], camera_ids: Indices) -> tuple[Lens,
         names = {image.exif.lens_name for image in members}
         focals = [image.exif.focal_in_pixels(image.width, image.height) for image in members]
         known = [focal for focal in focals if focal is not None]
-        lenses.append(
-            Lens(names.pop() if len(names) == 1 else "", float(np.median(known)) if known else None)
-        )
+        name = names.pop() if len(names) == 1 else ""
+        agree = bool(known) and max(known) < MAX_FOCAL_RATIO * min(known)
+        lenses.append(Lens(name, float(np.median(known)) if agree else None))
     return tuple(lenses)

@@ -67,7 +67,7 @@ def require_matches(
         raise NopeSplatError(
             "no-texture",
             f"none of the {len(training)} photos has enough texture to find keypoints; check whether they"
-            " are blurred, blank or masked out",
+            " are blurred, blank or masked out (if the masks are inverted, set invert-masks)",
         )
     if not components and matches.mirrored.any():
         mirrored = list_names([str(names[image_id]) for image_id in matches.mirrored_ids.tolist()])

@@ -59,7 +59,7 @@ def test_values_are_read(suffix: str, tmp_path: Path) -> None:
 def test_nonsense_is_ignored(tmp_path: Path) -> None:
     details = {
         Base.FocalLength: IFDRational(0, 0),
-        Base.FocalLengthIn35mmFilm: 0,
+        Base.FocalLengthIn35mmFilm: 65535,
         Base.DateTimeOriginal: "0000:00:00 00:00:00",
     }
     gps = {GPS.GPSLatitude: (IFDRational(200), IFDRational(0), IFDRational(0)), GPS.GPSLatitudeRef: "N"}

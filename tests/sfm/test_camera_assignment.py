@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +38,15 @@ def test_images_of_one_size_and_lens_share_a_camera() -> None:
 
 def test_lens_of_a_camera() -> None:
     """The focal length is the median of the images, and the name is that of all images."""
-    images = [image(f"{number}.jpg", 4000, 3000, exif) for number, exif in enumerate((WIDE, WIDE, LONG))]
-    images += [image("none.jpg", 4000, 3000), image("same.jpg", 4000, 3000, LONG)]
-    lenses = find_lenses(images, np.array([0, 0, 0, 1, 2]))
-    assert [lens.name for lens in lenses] == ["", "", "Maker Phone, tele"]
+    close = replace(WIDE, focal_length_35mm=27.0)
+    images = [image(f"{number}.jpg", 4000, 3000, exif) for number, exif in enumerate((WIDE, WIDE, close))]
+    images += [
+        image("none.jpg", 4000, 3000),
+        image("a.jpg", 4000, 3000, LONG),
+        image("b.jpg", 4000, 3000, WIDE),
+    ]
+    lenses = find_lenses(images, np.array([0, 0, 0, 1, 2, 2]))
+    assert [lens.name for lens in lenses] == ["Maker Phone, main", "", ""]
     assert lenses[0].focal == WIDE.focal_in_pixels(4000, 3000)
     assert lenses[1].focal is None
+    assert lenses[2].focal is None  # the lenses differ

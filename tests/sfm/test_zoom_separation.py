@@ -59,3 +59,12 @@ def test_a_wrong_exif_focal_length_is_reported(tmp_path: Path) -> None:
     scene = run(make_scene(8), tmp_path, [], [wrong] * 8)
     assert [notice.code for notice in scene.notices] == ["exif-focal-length"]
     assert scene.cameras[0].focal == pytest.approx(CAMERA.focal, rel=0.01)
+
+
+def test_a_wrong_exif_focal_length_of_a_single_photo_does_not_matter(tmp_path: Path) -> None:
+    """Its matches with photos of the other camera determine its focal length."""
+    right = CAMERA.focal * DIAGONAL_35MM / np.hypot(*SIZE)
+    exif = [ExifData(focal_length_35mm=right)] * 7 + [ExifData(focal_length_35mm=1.5 * right)]
+    scene = run(make_scene(8), tmp_path, [], exif)
+    assert scene.registered.all()
+    assert [camera.focal for camera in scene.cameras] == pytest.approx(2 * [CAMERA.focal], rel=0.01)

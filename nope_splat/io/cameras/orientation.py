@@ -5,6 +5,7 @@ Most programs ignore the EXIF orientation of photos, so their cameras refer to t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -74,6 +75,24 @@ def refers_to_stored_pixels(
             " cameras were made",
         )
     return fits_stored and not (fits_upright and is_upright)
+
+
+def shows_upright_pixels(cameras: Sequence[tuple[ImageFile, Size | None]]) -> bool:
+    """Check whether the image sizes in a camera file can only be those of upright images.
+
+    Args:
+        cameras: Image and image size of each camera; None for an unknown size.
+
+    Returns:
+        Whether the size of at least one camera fits only the upright pixels of its image, and no size fits
+        only the stored pixels.
+    """
+    fits = [
+        (_has_aspect(size, (image.width, image.height)), _has_aspect(size, stored_size(image)))
+        for image, size in cameras
+        if size is not None
+    ]
+    return (True, False) in fits and (False, True) not in fits
 
 
 def _has_aspect(size: Size, other: tuple[int, int]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,18 @@ from nope_splat.io.cameras.conversion import LensConverter, find_image_size
 from nope_splat.io.cameras.entries import CameraEntry, check_name, entries_by_name, parsing_camera
 from nope_splat.io.cameras.named_camera import NamedCamera
 from nope_splat.io.cameras.names import file_name, is_converted_copy, match_names, short_names
-from nope_splat.io.cameras.orientation import refers_to_stored_pixels, stored_size, turn_upright
+from nope_splat.io.cameras.orientation import (
+    refers_to_stored_pixels,
+    shows_upright_pixels,
+    stored_size,
+    turn_upright,
+)
 from nope_splat.io.images import ImageFile
+from nope_splat.io.photo_files import examples
 from nope_splat.utils.files import open_regular
 from nope_splat.utils.typing import Array
+
+logger = logging.getLogger(__name__)
 
 FORMATS = (
     "pass a transforms.json, a folder with a COLMAP model, a RealityScan CSV file, a Metashape XML file, an"
@@ -86,7 +95,8 @@ def read_image_cameras(path: Path, images: Sequence[ImageFile]) -> dict[int, Nam
 
     Cameras for stored pixels are rotated or mirrored by the EXIF orientation of their images. Whether a
     camera refers to stored or upright pixels is determined from its image size. If both are possible, stored
-    pixels are assumed, except for ground truth files and for images that this package exported and converted.
+    pixels are assumed, except for ground truth files, for images that this package exported and converted,
+    and if other cameras of the file can only refer to upright pixels.
 
     Args:
         path: File or folder of the cameras (see `read_named_cameras`).
@@ -96,8 +106,8 @@ def read_image_cameras(path: Path, images: Sequence[ImageFile]) -> dict[int, Nam
         Cameras by image index; images without a camera in the file are missing.
 
     Raises:
-        NopeSplatError: If the cameras cannot be read (see `read_named_cameras`), a camera belongs to no
-            image, or the image size of a camera has a different aspect ratio from its image.
+        NopeSplatError: If the cameras cannot be read (see `read_named_cameras`), most cameras belong to
+            no image, or the image size of a camera has a different aspect ratio from its image.
     """
     entries = _read_entries(path)
     _short_names(path, list(entries))
@@ -106,6 +116,8 @@ def read_image_cameras(path: Path, images: Sequence[ImageFile]) -> dict[int, Nam
     converter = LensConverter(path)
     cameras: dict[int, NamedCamera] = {}
     stored: dict[int, bool] = {}
+    sized = [(images[index_of_name[other]], entries[name].size) for name, other in matches.items()]
+    only_upright = shows_upright_pixels(sized)
     for name, entry in entries.items():
         image = images[index_of_name[matches[name]]] if name in matches else None
         with parsing_camera(path, name):
@@ -114,17 +126,25 @@ def read_image_cameras(path: Path, images: Sequence[ImageFile]) -> dict[int, Nam
         if image is not None:
             index = index_of_name[image.name]
             cameras[index] = camera
-            is_upright = entry.is_upright or is_converted_copy(name, image.name)
+            is_upright = only_upright or entry.is_upright or is_converted_copy(name, image.name)
             stored[index] = refers_to_stored_pixels(image, entry.size, is_upright, path, name)
-    missing = next((name for name in entries if name not in matches), None)
-    if missing is not None:
-        raise NopeSplatError(
-            "name-mismatch",
-            f"{path} has a camera for {missing}, but no photo has that name; remove the camera or add"
-            " the photo",
-        )
+    _report_missing_photos(path, [name for name in entries if name not in matches], len(entries))
     converter.log_errors()
     return turn_upright(cameras, {index: images[index] for index in cameras}, stored, path)
+
+
+def _report_missing_photos(path: Path, missing: Sequence[str], num_cameras: int) -> None:
+    """Warn that some cameras belong to no photo; raise `NopeSplatError` if most of them do not."""
+    if 2 * len(missing) > num_cameras:
+        raise NopeSplatError(
+            "name-mismatch",
+            f"{path} has a camera for {missing[0]}, but no photo has that name, and most other cameras have"
+            " no photo, either; use the photo names of the file",
+        )
+    if missing:
+        logger.warning(
+            f"These cameras in {path} are not used because there are no such photos: {examples(missing)}."
+        )
 
 
 def _short_names(path: Path, names: list[str]) -> list[str]:

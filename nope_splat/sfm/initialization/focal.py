@@ -142,9 +142,10 @@ def focal_starts(
     """Estimate initial focal lengths of all cameras.
 
     The focal length of each camera is first estimated from pairs in which both images belong to the camera.
-    If these pairs are inconsistent, the focal length from EXIF data is used. Without EXIF data, the focal
-    length is estimated from pairs with images of cameras that have consistent pairs or EXIF data. If no
-    camera has consistent pairs, the camera with the most pairs is treated as if its pairs were consistent.
+    If these pairs are inconsistent, it is estimated from pairs with images of cameras that have consistent
+    pairs; the focal length from EXIF data is preferred if it agrees with this estimate, or if there are only
+    few such pairs. If no camera has consistent pairs, the cameras with EXIF data and the camera with the most
+    pairs are treated as if their pairs were consistent.
 
     Args:
         centered_keypoints: Keypoints of each image relative to the image center, in pixels at keypoint
@@ -168,17 +169,23 @@ def focal_starts(
     for camera in np.flatnonzero(np.isfinite(exif_focals)).tolist():
         estimates[camera] = _with_exif(estimates[camera], float(exif_focals[camera]))
     focals = np.array([estimate.focal for estimate in estimates])
-    is_known = np.array([estimate.is_certain for estimate in estimates])
-    is_known |= np.isfinite(exif_focals)
-    is_known[_best_camera(estimates)] = True
-    for camera in np.flatnonzero(~is_known).tolist():
+    is_reference = np.array([estimate.is_certain for estimate in estimates])
+    if not is_reference.any():
+        is_reference = np.isfinite(exif_focals)
+    is_reference[_best_camera(estimates)] = True
+    for camera in np.flatnonzero(~is_reference).tolist():
         joint_pairs = []
         for pair in pairs:
             first, second = camera_groups.camera_ids[[pair.first, pair.second]]
-            if (first == camera and is_known[second]) or (second == camera and is_known[first]):
+            if (first == camera and is_reference[second]) or (second == camera and is_reference[first]):
                 joint_pairs.append(pair)
-        focals[camera] = focal_from_known_cameras(camera, joint_pairs, focals, camera_groups, options)
-        estimates[camera] = replace(estimates[camera], focal=float(focals[camera]))
+        found = focal_from_known_cameras(camera, joint_pairs, focals, camera_groups, options)
+        if np.isfinite(exif_focals[camera]):
+            agrees = abs(np.log(found / exif_focals[camera])) < np.log(options.max_exif_ratio)
+            if agrees or len(joint_pairs) < options.min_num_agreeing_pairs:
+                continue
+        focals[camera] = found
+        estimates[camera] = replace(estimates[camera], focal=found)
     return joint_focal_starts(estimates)
 
 

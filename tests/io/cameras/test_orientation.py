@@ -150,3 +150,13 @@ def test_sizes_that_the_file_lacks_are_those_of_the_stored_photos(tmp_path: Path
     assert camera.focal == pytest.approx(0.5 / np.tan(0.5))
     (upright,) = read_image_cameras(path, [image_file("0.jpg", (240, 320))]).values()
     assert upright.focal == pytest.approx(0.75 * 0.5 / np.tan(0.5))
+
+
+def test_other_photos_of_a_file_show_that_its_pixels_are_upright(tmp_path: Path) -> None:
+    """The first photo is stored upside down, which its size does not show; the second one by a quarter turn."""
+    size = (320, 240)
+    path = write_model(tmp_path, size, ["0.jpg", "1.jpg"], poses(2))
+    images = [image_file("0.jpg", size, 3), image_file("1.jpg", size, 6)]
+    upright = read_image_cameras(path, [image_file("0.jpg", size), image_file("1.jpg", size)])
+    for index, camera in read_image_cameras(path, images).items():
+        np.testing.assert_allclose(camera.T_world_camera, upright[index].T_world_camera)

@@ -91,13 +91,22 @@ def test_images_without_a_camera_are_registered(tmp_path: Path) -> None:
     assert auc_5(made, scene) > 96
 
 
+def test_cameras_without_a_photo_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made = make_scene(4, 50)
+    path = write(made, tmp_path, range(4))
+    images, none = made.write_images(tmp_path).images[:3], np.zeros(3, bool)
+    known = KnownCameras.read(path, images, none, made.camera_groups.camera_ids[:3])
+    assert len(known.T_world_camera) == 3
+    assert "003.png" in caplog.text
+
+
 def test_bad_files_are_refused(tmp_path: Path) -> None:
     made = make_scene(4, 50)
     path = write(made, tmp_path, range(4))
     images = made.write_images(tmp_path).images
     all_but_one, none, ids = np.arange(4) < 3, np.zeros(4, bool), made.camera_groups.camera_ids
-    with refused("name-mismatch", path, "003.png"):
-        KnownCameras.read(path, images[:3], none[:3], ids[:3])
+    with refused("name-mismatch", path, "001.png"):
+        KnownCameras.read(path, images[:1], none[:1], ids[:1])
     with refused("no-cameras", path):
         KnownCameras.read(path, images, all_but_one, ids)
     same = replace(made, T_world_camera=np.tile(np.eye(4), (4, 1, 1)))
