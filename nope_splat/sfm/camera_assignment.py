@@ -49,8 +49,8 @@ def find_lenses(images: Sequence[ImageFile], camera_ids: Indices) -> tuple[Lens,
         camera_ids: Camera index of each image. (N,).
 
     Returns:
-        Lens of each of the K cameras. Its focal length is the median over the images of the camera; None if the
-        EXIF data of the images differ.
+        Lens of each of the K cameras. Its focal length is the median over the images of the camera; None if
+        the EXIF data of the images differ.
     """
     lenses = []
     for camera in range(int(camera_ids.max()) + 1):
