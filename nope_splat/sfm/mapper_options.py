@@ -57,7 +57,7 @@ class FocalEstimationOptions:
     are tried."""
     max_exif_ratio: Annotated[float, Gt(1)] = 1.25
     """Maximum ratio between the focal length of the EXIF data and the estimate from pairs with other cameras.
-    With a larger ratio, the EXIF data of a camera are not used to start."""
+    With a larger ratio, the EXIF data of a camera are neither used to start nor as a prior."""
     num_candidates: Annotated[int, Ge(3)] = 200
     """Number of focal lengths tried for a camera whose focal length is estimated from pairs with other
     cameras; bundle adjustment refines the best one. 200 candidates are spaced by 1.3 percent."""

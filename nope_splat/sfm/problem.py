@@ -177,18 +177,21 @@ class SfmProblem:
         is_given = self.priors.known_cameras is not None or self.priors.initial_focal is not None
         return np.full(len(pixel_sizes), np.nan) if focals is None or is_given else focals / pixel_sizes
 
-    def focal_prior(self, default: Array) -> FocalPrior:
+    def focal_prior(self, default: Array, max_exif_ratio: float = np.inf) -> FocalPrior:
         """Choose the most certain prior of each focal length: from pointmaps, EXIF data, or a default.
 
         Args:
             default: Mean of the weak prior of cameras without pointmaps and EXIF data, in pixels at keypoint
                 detection resolution. (K,).
+            max_exif_ratio: Maximum ratio between the focal lengths of EXIF data and `default`; EXIF data of
+                cameras with a larger ratio are not used.
         """
         sigmas = self.options.intrinsics_prior
         mean, sigma = default, np.full(len(default), sigmas.log_focal_sigma)
         if self.focal_estimates is not None:
             mean, sigma = np.array([(estimate.focal, estimate.sigma) for estimate in self.focal_estimates]).T
-        by_exif = np.isfinite(self.exif_focals) & (sigma > sigmas.exif_log_focal_sigma)
+        agrees = np.abs(np.log(self.exif_focals / default)) < np.log(max_exif_ratio)  # False for NaN
+        by_exif = agrees & (sigma > sigmas.exif_log_focal_sigma)
         return FocalPrior(
             np.where(by_exif, self.exif_focals, mean), np.where(by_exif, sigmas.exif_log_focal_sigma, sigma)
         )
@@ -219,7 +222,7 @@ class SfmProblem:
             self.camera_groups,
             focals,
             self.priors.fix_focal,
-            self.focal_prior(focals),
+            self.focal_prior(focals, self.options.focal.max_exif_ratio),
             self.options.intrinsics_prior,
         )
 

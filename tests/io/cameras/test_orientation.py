@@ -153,7 +153,7 @@ def test_sizes_that_the_file_lacks_are_those_of_the_stored_photos(tmp_path: Path
 
 
 def test_other_photos_of_a_file_show_that_its_pixels_are_upright(tmp_path: Path) -> None:
-    """The first photo is stored upside down, which its size does not show; the second one by a quarter turn."""
+    """The first photo is stored upside down, which its size does not show, the second one on its side."""
     size = (320, 240)
     path = write_model(tmp_path, size, ["0.jpg", "1.jpg"], poses(2))
     images = [image_file("0.jpg", size, 3), image_file("1.jpg", size, 6)]
