@@ -166,9 +166,9 @@ def read_exif(image: Image.Image) -> ExifData:
 
 def _number(tags: Mapping[int, Any], tag: int, low: float = 0.0) -> float | None:
     """Return the first value of a tag as a number; None if missing, not finite, or not above `low`."""
-    value = tags.get(tag)
+    value = tags.get(tag, math.nan)
     try:
-        number = float(value[0] if isinstance(value, tuple) else value)  # type: ignore[arg-type]
+        number = float(value[0] if isinstance(value, tuple) else value)
     except (TypeError, ValueError, ArithmeticError, IndexError):
         return None
     return number if math.isfinite(number) and number > low else None

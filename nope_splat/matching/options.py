@@ -57,7 +57,8 @@ class TransitiveMatchingOptions:
     min_num_matches: int = 60
     """Minimum number of verified matches of a strong pair; other pairs are weak. After a weak pair of images
     A and B, rounds by shared keypoints match A only with images that share more keypoints with A than B does,
-    and likewise for B. Two images share a keypoint if both match the same keypoint of a third image."""
+    and B only with images that share more keypoints with B than A does. Two images share a
+    keypoint if both match the same keypoint of a third image."""
     min_num_partners: int = 6
     """Until an image has this number of verified pairs, weak pairs do not restrict with which images it is
     matched (see `min_num_matches`)."""

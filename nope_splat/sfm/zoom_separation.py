@@ -53,7 +53,7 @@ def separate_zooms(
         zoomed = images[log_focals[images] > limit]
         others = np.flatnonzero(~state.registered & (groups.camera_ids == camera))
         found = [_log_focal(image, evidence, state, groups, pairs) for image in others.tolist()]
-        zoomed = np.append(zoomed, others[np.array(found) > limit] if len(found) else others)
+        zoomed = np.append(zoomed, others[np.array(found) > limit])
         camera_ids[zoomed] = camera_ids.max() + 1
     if np.array_equal(camera_ids, groups.camera_ids):
         return None

@@ -118,7 +118,9 @@ def find_image_size(path: Path, entry: CameraEntry) -> Size:
                 ) from error
     if entry.default_size is not None:
         return entry.default_size
-    raise InvalidCamera("it has no image size (w and h), and its photo is not beside the camera file")
+    raise InvalidCamera(
+        "it has no image size (w and h), and its photo is not in the folder of the camera file"
+    )
 
 
 def _candidates(folder: Path, name: str) -> Iterator[Path]:
