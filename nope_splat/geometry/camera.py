@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,9 +32,21 @@ class SharedPinhole:
     focal: float
     """Focal length in pixels of the full-resolution images."""
     offset: tuple[float, float] = (0.0, 0.0)
-    """Principal point minus image center, (x, y) in pixels of the full-resolution images."""
+    """Principal point minus image center, (x, y) in pixels of the full-resolution images as the sensor stores
+    them; see `for_upright`."""
     radial: tuple[float, float] = (0.0, 0.0)
     """Radial distortion coefficients k1 and k2 of OpenCV's model; zeros for no distortion."""
+
+    def for_upright(self, upright_from_sensor: Array) -> SharedPinhole:
+        """Convert the camera from the pixels of its sensor to the pixels of an upright image.
+
+        Args:
+            upright_from_sensor: Rotation and mirroring by which the image was made upright, for coordinates
+                relative to the image center; zeros if unknown, which gives a centered principal point.
+                (2, 2).
+        """
+        x, y = (upright_from_sensor @ np.asarray(self.offset)).tolist()
+        return replace(self, offset=(x, y))
 
     def principal_points(self, sizes: NDArray[np.int64]) -> Array:
         """Compute the principal points of images of the given sizes.
@@ -71,18 +83,6 @@ class SharedPinhole:
             Points in camera coordinates (OpenCV axes) with z = 1. (..., 3).
         """
         return unproject(xy - self.principal_points(sizes), self.focal, self.radial)
-
-    def undistorted(self, xy: Array, sizes: NDArray[np.int64]) -> Array:
-        """Undistort pixel coordinates; focal length and principal point do not change.
-
-        Args:
-            xy: Distorted pixel coordinates, x then y. (..., 2).
-            sizes: Width and height, in pixels, of the image that contains each pixel. (..., 2).
-
-        Returns:
-            Undistorted pixel coordinates, x then y. (..., 2).
-        """
-        return self.focal * self.unproject(xy, sizes)[..., :2] + self.principal_points(sizes)
 
     def field_of_view(self, size: NDArray[np.int64]) -> float:
         """Compute the field of view across the longer side of an image.

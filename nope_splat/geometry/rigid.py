@@ -16,10 +16,14 @@ from nope_splat.utils.arrays import AnyArray, namespace
 from nope_splat.utils.typing import Array
 
 
+def rotate(matrices: AnyArray, vectors: AnyArray) -> AnyArray:
+    """Multiply vectors by matrices. (..., n, n), (..., n) -> (..., n)."""
+    return namespace(vectors).einsum("...ij,...j->...i", matrices, vectors)
+
+
 def transform(transforms: AnyArray, points: AnyArray) -> AnyArray:
     """Apply rigid transforms to points. (..., 4, 4), (..., 3) -> (..., 3)."""
-    rotated = namespace(points).einsum("...ij,...j->...i", transforms[..., :3, :3], points)
-    return rotated + transforms[..., :3, 3]
+    return rotate(transforms[..., :3, :3], points) + transforms[..., :3, 3]
 
 
 def invert(transforms: AnyArray) -> AnyArray:

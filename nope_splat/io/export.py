@@ -64,8 +64,9 @@ def write_colmap(scene: Reconstruction, directory: Path, text: bool = False) -> 
 def colmap_model(scene: Reconstruction) -> ColmapModel:
     """Convert a reconstruction to a COLMAP model.
 
-    COLMAP IDs of images and points are their indices in the reconstruction plus 1. Portrait and landscape
-    images of one camera get separate COLMAP cameras, since COLMAP cameras include the image size.
+    COLMAP IDs of images and points are their indices in the reconstruction plus 1. Images of one camera that
+    were turned upright in different ways get separate COLMAP cameras, since COLMAP cameras include image size
+    and principal point.
 
     Args:
         scene: The reconstruction.
@@ -75,8 +76,8 @@ def colmap_model(scene: Reconstruction) -> ColmapModel:
     """
     scene = replace(scene, observations=_merge(scene.observations, scene.resections))
     observations = scene.observations
-    cameras_and_sizes = np.column_stack([scene.camera_ids, scene.image_sizes])
-    cameras_and_sizes, camera_ids = np.unique(cameras_and_sizes, axis=0, return_inverse=True)
+    cameras = np.column_stack([scene.camera_ids, scene.image_sizes, scene.principal_points()])
+    _, first_images, camera_ids = np.unique(cameras, axis=0, return_index=True, return_inverse=True)
     camera_ids = camera_ids.reshape(-1) + 1
     images: dict[int, ColmapImage] = {}
     point2d_ids = np.zeros(len(observations), np.int64)
@@ -94,10 +95,9 @@ def colmap_model(scene: Reconstruction) -> ColmapModel:
     errors = np.bincount(observations.point_ids, scene.reprojection_errors(), len(scene.points))
     return ColmapModel(
         cameras={
-            colmap_id: _colmap_camera(
-                scene.cameras[cameras_and_sizes[colmap_id - 1, 0]], cameras_and_sizes[colmap_id - 1, 1:]
-            )
-            for colmap_id in np.unique(camera_ids[scene.registered]).tolist()
+            colmap_id: _colmap_camera(scene.camera_of(image_id), scene.image_sizes[image_id])
+            for colmap_id, image_id in enumerate(first_images.tolist(), start=1)
+            if colmap_id in camera_ids[scene.registered]
         },
         images=images,
         points=ColmapPoints(

@@ -71,6 +71,9 @@ def joint_problem(model: NopeSplatModel) -> BundleProblem:
         points=model.track_positions().double(),
         intrinsics=intrinsics,
         camera_ids=optimizer.intrinsics_ids,
+        upright_from_sensor=torch.eye(2, dtype=torch.float64, device=device).expand(
+            model.num_train_data, 2, 2
+        ),
         image_ids=observations.view_ids,
         point_ids=observations.point_ids,
         xy=observations.xy.double(),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.rigid import rotate
 from nope_splat.sfm import Reconstruction
 from nope_splat.sfm.mapper_options import IntrinsicsPriorOptions
 from nope_splat.splatting.lens import Lens
@@ -25,8 +26,8 @@ class LearnedLens(nn.Module):
     - `distortion` (K, 2): Change of k1, multiplied by r^2, and change of k2, multiplied by r^4. r is the
       distance of an image corner from the image center, divided by the focal length.
 
-    The principal point of a camera with both portrait and landscape images is fixed, because its position in
-    upright images depends on the orientation of the camera.
+    The principal point of a camera is fixed if its images were turned upright in different ways, because its
+    position in upright images then differs from image to image.
 
     Args:
         num_intrinsics: Number K of cameras.
@@ -41,6 +42,7 @@ class LearnedLens(nn.Module):
     radial: Tensor
     size: Tensor
     one_orientation: Tensor
+    upright_from_sensor: Tensor
 
     def __init__(
         self,
@@ -60,6 +62,7 @@ class LearnedLens(nn.Module):
         self.register_buffer("radial", torch.zeros_like(pairs))
         self.register_buffer("size", torch.ones_like(pairs))
         self.register_buffer("one_orientation", torch.ones_like(pairs[:, :1], dtype=torch.bool))
+        self.register_buffer("upright_from_sensor", torch.eye(2, device=device).repeat(num_intrinsics, 1, 1))
 
     def set_base(self, scene: Reconstruction) -> None:
         """Set the cameras of the reconstruction, to which the corrections are relative.
@@ -69,13 +72,19 @@ class LearnedLens(nn.Module):
                 are fixed too.
         """
         self.learns["principal_point"] &= not scene.focal_fixed
+        turns = scene.upright_from_sensor
         for number, camera in enumerate(scene.cameras):
-            sizes = np.unique(scene.image_sizes[scene.camera_ids == number], axis=0)
+            images = np.flatnonzero(scene.camera_ids == number)
+            sizes = np.unique(scene.image_sizes[images], axis=0)
+            upright = scene.camera_of(int(images[0]))
             self.focal[number] = camera.focal
-            self.offset[number] = self.offset.new_tensor(camera.offset)
+            self.offset[number] = self.offset.new_tensor(upright.offset)
             self.radial[number] = self.radial.new_tensor(camera.radial)
             self.size[number] = torch.from_numpy(sizes.max(axis=0))
-            self.one_orientation[number] = len(sizes) == 1
+            is_turned_alike = turns is None or bool((turns[images] == turns[images[0]]).all())
+            self.one_orientation[number] = is_turned_alike and len(sizes) == 1
+            if turns is not None:
+                self.upright_from_sensor[number] = torch.from_numpy(turns[images[0]])
 
     def lens(self) -> Lens:
         """Compute the current principal point shifts and radial distortion of the K cameras.
@@ -115,10 +124,11 @@ class LearnedLens(nn.Module):
         Returns:
             K cameras, with the focal lengths of `start`.
         """
-        shifts, radial = (part.detach().double().tolist() for part in self.lens())
+        shift, radial = (part.detach().double() for part in self.lens())
+        shifts = rotate(self.upright_from_sensor.double().mT, shift).tolist()
         return tuple(
             replace(camera, offset=(camera.offset[0] + dx, camera.offset[1] + dy), radial=(k1, k2))
-            for camera, (dx, dy), (k1, k2) in zip(start, shifts, radial, strict=True)
+            for camera, (dx, dy), (k1, k2) in zip(start, shifts, radial.tolist(), strict=True)
         )
 
     def param_groups(self) -> dict[str, list[nn.Parameter]]:

@@ -271,7 +271,8 @@ class NopePipeline(VanillaPipeline):
         model, datamanager = self.model, self.datamanager
         image_id = int(datamanager.dataparser.image_ids("eval")[index])
         scene, background = datamanager.dataparser.scene, model.background_color.to(self.device)
-        intrinsics = model.camera_optimizer.cameras(scene.cameras)[scene.camera_ids[image_id]]
+        optimized = replace(scene, cameras=model.camera_optimizer.cameras(scene.cameras))
+        intrinsics = optimized.camera_of(image_id)
         was_training = model.training
         model.eval()
         registered = resect_on_trained_points(scene, image_id, model.track_positions(), intrinsics)

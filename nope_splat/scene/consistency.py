@@ -34,6 +34,8 @@ def consistent_reconstruction(arrays: Mapping[str, NDArray[Any]]) -> Reconstruct
     _require("T_world_camera", scene.T_world_camera, "f", (n, 4, 4))
     if not np.allclose(scene.T_world_camera @ invert(scene.T_world_camera), np.eye(4), atol=1e-6):
         raise ValueError("T_world_camera contains a transform that is not rigid")
+    if scene.upright_from_sensor is not None:
+        _require("upright_from_sensor", scene.upright_from_sensor, "f", (n, 2, 2))
     _require("points", scene.points, "f", (num_points, 3))
     _require("colors", scene.colors, "u", (num_points, 3))
     _require("noise", scene.noise, "f", (len(scene.observations),))

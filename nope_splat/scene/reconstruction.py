@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nope_splat.geometry.camera import SharedPinhole, project_errors
-from nope_splat.geometry.rigid import invert, transform
+from nope_splat.geometry.projection import unproject
+from nope_splat.geometry.rigid import invert, rotate, transform
 from nope_splat.scene.stationary import (
     StationaryPixels,
     stationary_from_arrays,
@@ -96,6 +97,10 @@ class Reconstruction:
     stationary: tuple[StationaryPixels, ...] = ()
     """Grid cells whose content stays at the same pixels in all images, such as a logo; one entry per image
     size that has such cells. Pixels in these cells are not used."""
+    upright_from_sensor: NDArray[np.floating] | None = None
+    """For each image, rotation and mirroring from pixels of the sensor to pixels of the upright image, both
+    relative to the image center; zeros if unknown. They turn the principal points of `cameras`. None for
+    identities. (N, 2, 2)."""
     lenses: tuple[Lens, ...] = ()
     """Camera and lens model of each camera from EXIF data; empty if EXIF data were not read. (K,)."""
     focal_fixed: bool = False
@@ -108,12 +113,14 @@ class Reconstruction:
         return "; ".join(notice.message for notice in self.notices)
 
     def camera_of(self, image_id: int) -> SharedPinhole:
-        """Return the intrinsics of an image's camera.
+        """Return the intrinsics of an upright image.
 
         Args:
             image_id: Index of the image.
         """
-        return self.cameras[self.camera_ids[image_id]]
+        camera = self.cameras[self.camera_ids[image_id]]
+        turns = self.upright_from_sensor
+        return camera if turns is None else camera.for_upright(turns[image_id])
 
     def stationary_cells(self, image_id: int) -> NDArray[np.bool_] | None:
         """Return which grid cells of an image are not used because their content stays at the same pixels.
@@ -133,8 +140,11 @@ class Reconstruction:
         return np.array([camera.focal for camera in self.cameras])[self.camera_ids]
 
     def principal_points(self) -> NDArray[np.floating]:
-        """Return the principal point (x, y) of each image, in full-resolution pixels. (N, 2)."""
-        return self.image_sizes / 2 + np.array([camera.offset for camera in self.cameras])[self.camera_ids]
+        """Return the principal point (x, y) of each upright image, in full-resolution pixels. (N, 2)."""
+        offsets = np.array([camera.offset for camera in self.cameras])[self.camera_ids]
+        if self.upright_from_sensor is not None:
+            offsets = rotate(self.upright_from_sensor, offsets)
+        return self.image_sizes / 2 + offsets
 
     def points_in_cameras(self, observations: Observations) -> NDArray[np.floating]:
         """Transform observed points to the camera coordinates (OpenCV axes) of their images.
@@ -167,12 +177,12 @@ class Reconstruction:
             return self
 
         def undistort(observations: Observations) -> Observations:
-            xy = observations.xy.copy()
+            centers = self.principal_points()[observations.image_ids]
+            xy = observations.xy - centers
             for camera_id, camera in enumerate(self.cameras):
                 rows = self.camera_ids[observations.image_ids] == camera_id
-                sizes = self.image_sizes[observations.image_ids[rows]]
-                xy[rows] = camera.undistorted(xy[rows], sizes)
-            return replace(observations, xy=xy)
+                xy[rows] = camera.focal * unproject(xy[rows], camera.focal, camera.radial)[:, :2]
+            return replace(observations, xy=xy + centers)
 
         return replace(
             self,
@@ -199,6 +209,8 @@ class Reconstruction:
             arrays |= {f"{name}.{key}": value for key, value in vars(getattr(self, name)).items()}
         arrays |= {f"graph.{key}": getattr(self.graph, key) for key in ("edges", "weights", "tree")}
         arrays |= stationary_to_arrays(self.stationary)
+        if self.upright_from_sensor is not None:
+            arrays |= {"upright_from_sensor": self.upright_from_sensor}
         if self.trust is not None:
             arrays |= {"trust.images": self.trust.images, "trust.pairs": self.trust.pairs}
         return arrays | {"plain": np.array(json.dumps(plain))}
@@ -229,6 +241,7 @@ class Reconstruction:
             notices=tuple(Notice(**notice) for notice in plain["notices"]),
             trust=None if plain["trust"] is None else _trust(plain["trust"], nested("trust")),
             stationary=stationary_from_arrays(arrays),
+            upright_from_sensor=arrays.get("upright_from_sensor"),
             lenses=tuple(Lens(**lens) for lens in plain.get("lenses", ())),
             focal_fixed=plain["focal_held"],
             **{name: arrays[name] for name in _ARRAYS},

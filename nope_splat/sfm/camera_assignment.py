@@ -8,9 +8,10 @@ from typing import Literal
 
 import numpy as np
 
+from nope_splat.io.cameras.orientation import UPRIGHT_FROM_STORED, stored_size
 from nope_splat.io.images import ImageFile
 from nope_splat.scene.reconstruction import Lens
-from nope_splat.utils.typing import Indices
+from nope_splat.utils.typing import Array, Indices
 
 CameraPer = Literal["lens", "folder", "size"]
 """Criterion by which images are assigned to the same camera; see `assign_cameras`."""
@@ -39,6 +40,27 @@ def assign_cameras(images: Sequence[ImageFile], by: CameraPer = "lens") -> Indic
         folder = PurePosixPath(image.name).parent if by == "folder" else None
         camera_ids.append(indices.setdefault((longer, shorter, lens, folder), len(indices)))
     return np.array(camera_ids, np.int64)
+
+
+def upright_from_sensor(images: Sequence[ImageFile], camera_ids: Indices) -> Array:
+    """Determine how each image was turned upright from the pixels of the sensor of its camera.
+
+    The EXIF orientation says how. The stored pixels of most images of a camera have the same format, portrait
+    or landscape; images that are stored in the other format were turned by a program that left no trace.
+
+    Args:
+        images: The N images.
+        camera_ids: Camera index of each image. (N,).
+
+    Returns:
+        Rotation and mirroring from pixels of the sensor to pixels of the upright image, both relative to the
+        image center; zeros if unknown. (N, 2, 2).
+    """
+    turns = np.array([UPRIGHT_FROM_STORED[image.exif.orientation] for image in images], np.float64)
+    is_portrait = np.array([height > width for width, height in map(stored_size, images)])
+    shares = np.bincount(camera_ids, is_portrait) / np.bincount(camera_ids)
+    turns[is_portrait != (shares > 0.5)[camera_ids]] = 0
+    return turns
 
 
 def find_lenses(images: Sequence[ImageFile], camera_ids: Indices) -> tuple[Lens, ...]:

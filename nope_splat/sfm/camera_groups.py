@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nope_splat.matching import Keypoints
+from nope_splat.utils.typing import Array
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,17 @@ class CameraGroups:
     """Index of the camera (set of intrinsics) of each image. (N,)."""
     pixel_sizes: NDArray[np.floating]
     """Full-resolution pixels per pixel at keypoint detection resolution, for each image. (N,)."""
+    upright_from_sensor: Array
+    """Rotation and mirroring of each image from pixels of the sensor to upright pixels, both relative to the
+    image center; zeros if unknown. (N, 2, 2)."""
 
     @classmethod
     def from_keypoints(
-        cls, sizes: NDArray[np.int64], camera_ids: NDArray[np.int64], keypoints: Sequence[Keypoints]
+        cls,
+        sizes: NDArray[np.int64],
+        camera_ids: NDArray[np.int64],
+        keypoints: Sequence[Keypoints],
+        upright_from_sensor: Array | None = None,
     ) -> CameraGroups:
         """Create the groups from image sizes, camera indices and keypoints.
 
@@ -40,10 +48,14 @@ class CameraGroups:
             sizes: Width and height of each image at full resolution, in pixels. (N, 2).
             camera_ids: Index of the camera of each image. (N,).
             keypoints: Keypoints of each image.
+            upright_from_sensor: Rotation and mirroring of each image from pixels of the sensor to upright
+                pixels; identities if None. (N, 2, 2).
         """
         pixel_sizes = np.zeros(int(camera_ids.max()) + 1)
         np.maximum.at(pixel_sizes, camera_ids, [image_keypoints.pixel_size for image_keypoints in keypoints])
-        return cls(sizes, camera_ids, pixel_sizes[camera_ids])
+        if upright_from_sensor is None:
+            upright_from_sensor = np.tile(np.eye(2), (len(sizes), 1, 1))
+        return cls(sizes, camera_ids, pixel_sizes[camera_ids], upright_from_sensor)
 
     @property
     def num_cameras(self) -> int:

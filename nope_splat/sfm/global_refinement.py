@@ -56,14 +56,10 @@ def _refine_principal_point(
 ) -> Mask:
     """Refine the principal points of all cameras whose images determine them.
 
-    Cameras with both portrait and landscape images are excluded, because the principal point differs between
-    the two formats.
-
     Returns:
         Whether each camera's principal point was refined. (K,).
     """
     sigma = state.offset_sigma
-    orientations = np.unique(np.column_stack([state.camera_ids, state.half_size]), axis=0)[:, 0].astype(int)
 
     def is_determined(deviation: Array) -> Mask:
         near = np.linalg.norm(state.offset, axis=1) < options.max_prior_sigmas * sigma
@@ -71,7 +67,7 @@ def _refine_principal_point(
 
     return _refine_where_determined(
         state,
-        np.bincount(orientations) == 1,
+        np.ones(len(state.focal), bool),
         lambda free: state.bundle_adjust(replace(adjustment, refine_principal_point=free)),
         is_determined,
     )

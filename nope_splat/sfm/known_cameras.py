@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from nope_splat.errors import NopeSplatError
-from nope_splat.geometry.rigid import invert, nearest_rotation
+from nope_splat.geometry.rigid import invert, nearest_rotation, rotate
 from nope_splat.geometry.similarity import align_similarity
 from nope_splat.io.cameras import NamedCamera, read_image_cameras
 from nope_splat.io.images import ImageFile
 from nope_splat.sfm.bundle_adjustment.options import BundleAdjustmentOptions
+from nope_splat.sfm.camera_assignment import upright_from_sensor
 from nope_splat.sfm.mapper_options import MapperOptions
 from nope_splat.sfm.state import SfmState
 from nope_splat.sfm.triangulation import filter_observations
@@ -33,7 +34,8 @@ class KnownCameras:
     focal: Array
     """Focal length of each camera, divided by the longer image side. (K,)."""
     offset: Array
-    """Principal point minus image center of each camera, (x, y), divided by the longer image side. (K, 2)."""
+    """Principal point minus image center of each camera, (x, y) in pixels of the sensor, divided by the
+    longer image side. (K, 2)."""
     radial: Array
     """Radial distortion k1 and k2 of each camera (see `SharedPinhole`). (K, 2)."""
     source: str = "the known cameras"
@@ -67,11 +69,17 @@ class KnownCameras:
             NopeSplatError: If the file cannot be read, a camera in the file has no image, fewer than two
                 training images have a camera, or all cameras have the same position.
         """
-        return cls.from_cameras(read_image_cameras(path, images), held_out, camera_ids, path)
+        turns = upright_from_sensor(images, camera_ids)
+        return cls.from_cameras(read_image_cameras(path, images), held_out, camera_ids, path, turns)
 
     @classmethod
     def from_cameras(
-        cls, cameras: Mapping[int, NamedCamera], held_out: Mask, camera_ids: Indices, path: Path
+        cls,
+        cameras: Mapping[int, NamedCamera],
+        held_out: Mask,
+        camera_ids: Indices,
+        path: Path,
+        turns: Array | None = None,
     ) -> KnownCameras:
         """Select the known poses and intrinsics of the training images.
 
@@ -81,6 +89,8 @@ class KnownCameras:
                 ignored. (N,).
             camera_ids: Index of the camera (set of intrinsics) of each image. (N,).
             path: File or folder with the cameras, for messages.
+            turns: Rotation and mirroring of each image from pixels of the sensor to upright pixels (see
+                `upright_from_sensor`); identities if None. (N, 2, 2).
 
         Returns:
             The known cameras of training images. The intrinsics of each of the K cameras are the medians over
@@ -109,9 +119,12 @@ class KnownCameras:
             )
         selected = [cameras[image_id] for image_id in images.tolist()]
         by_image = np.array([(camera.focal, *camera.offset, *camera.radial) for camera in selected])
-        intrinsics = np.tile(np.median(by_image, axis=0), (int(camera_ids.max()) + 1, 1))
+        if turns is not None:
+            by_image[:, 1:3] = rotate(turns[images].swapaxes(1, 2), by_image[:, 1:3])
+            by_image[~turns[images].any((1, 2)), 1:3] = np.nan
+        intrinsics = np.tile(_medians(by_image), (int(camera_ids.max()) + 1, 1))
         for camera_id in np.unique(camera_ids[images]):
-            intrinsics[camera_id] = np.median(by_image[camera_ids[images] == camera_id], axis=0)
+            intrinsics[camera_id] = _medians(by_image[camera_ids[images] == camera_id])
         return cls(
             images,
             T_world_camera,
@@ -189,6 +202,13 @@ class KnownCameras:
         state.radial = self.radial
         state.T_camera_world[self.image_ids] = invert(self.T_world_camera)
         state.registered[self.image_ids] = True
+
+
+def _medians(values: Array) -> Array:
+    """Compute the median of each column without NaN; zero for columns of NaN. (n, m) -> (m,)."""
+    known = ~np.isnan(values)
+    columns = zip(values.T, known.T, strict=True)
+    return np.array([np.median(column[rows]) if rows.any() else 0.0 for column, rows in columns])
 
 
 def prefer_known_cameras(state: SfmState, known: KnownCameras, options: MapperOptions) -> bool:

@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import connected_components
 
 from nope_splat.geometry.epipolar import essential_matrix, sampson_errors
 from nope_splat.geometry.projection import MIN_DEPTH, perspective, unproject
-from nope_splat.geometry.rigid import invert, rotation_angle
+from nope_splat.geometry.rigid import invert, rotate, rotation_angle
 from nope_splat.matching import PairMatches
 from nope_splat.sfm.known_cameras import KnownCameras
 from nope_splat.sfm.mapper_options import KnownCamerasOptions
@@ -127,13 +127,16 @@ def pair_rays(problem: SfmProblem, known: KnownCameras) -> list[PairRays]:
         step = -(-len(pair.indices) // options.max_num_matches)
         image_ids = (pair.first, pair.second)
         cameras = groups.camera_ids[list(image_ids)]
+        centers = rotate(groups.upright_from_sensor[list(image_ids)], offsets[cameras])
         rays_first, rays_second = (
             unproject(
-                problem.centered_keypoints[image_id][rows] - offsets[camera],
+                problem.centered_keypoints[image_id][rows] - center,
                 focals[camera],
                 known.radial[camera],
             )
-            for image_id, camera, rows in zip(image_ids, cameras, pair.indices[::step].T, strict=True)
+            for image_id, camera, center, rows in zip(
+                image_ids, cameras, centers, pair.indices[::step].T, strict=True
+            )
         )
         max_error = max(options.max_error, options.max_error_ratio * float(longer_sides[cameras].max()))
         return PairRays(

@@ -51,6 +51,7 @@ def to_reconstruction(
         points_of_keypoints.append(point_of_keypoint)
     points = state.points[state.has_point]
     xy = state.xy[rows] * camera_groups.pixel_sizes[image_ids, None] + camera_groups.sizes[image_ids] / 2
+    turns = camera_groups.upright_from_sensor
     none = Observations(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 2)))
     reconstruction = Reconstruction(
         image_names=tuple(image.name for image in folder.images),
@@ -60,6 +61,7 @@ def to_reconstruction(
         T_world_camera=invert(state.T_camera_world),
         cameras=full_resolution_cameras(state, camera_groups, problem.options.refinement.min_distortion),
         camera_ids=camera_groups.camera_ids,
+        upright_from_sensor=None if np.array_equal(turns, np.broadcast_to(np.eye(2), turns.shape)) else turns,
         points=points,
         colors=np.zeros(points.shape, np.uint8),
         observations=Observations(point_ids, image_ids, xy),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nope_splat.geometry.camera import project_errors
 from nope_splat.geometry.projection import unproject
-from nope_splat.geometry.rigid import transform
+from nope_splat.geometry.rigid import rotate, transform
 from nope_splat.geometry.robust import RAYLEIGH_MEDIAN
 from nope_splat.scene.tracks import Tracks
 from nope_splat.sfm.bundle_adjustment.options import BundleAdjustmentOptions
@@ -73,8 +73,11 @@ class SfmState:
     fix_focal: bool
     """Whether bundle adjustment keeps the focal lengths fixed, because the images do not determine them."""
     offset: Array
-    """Principal point minus image center of each camera, in pixels at keypoint detection resolution.
-    (K, 2)."""
+    """Principal point minus image center of each camera, in pixels of the sensor at keypoint detection
+    resolution. (K, 2)."""
+    upright_from_sensor: Array
+    """Rotation and mirroring that turn the principal point of each image upright; zeros if unknown.
+    (N, 2, 2)."""
     radial: Array
     """Radial distortion k1 and k2 of each camera (see `SharedPinhole`). (K, 2)."""
     T_camera_world: Array
@@ -128,6 +131,7 @@ class SfmState:
             or FocalPrior(focal, np.full(len(focal), intrinsics_prior.log_focal_sigma)),
             fix_focal=fix_focal,
             offset=np.zeros((len(focal), 2)),
+            upright_from_sensor=camera_groups.upright_from_sensor,
             radial=np.zeros((len(focal), 2)),
             T_camera_world=np.tile(np.eye(4), (num_images, 1, 1)),
             registered=np.zeros(num_images, bool),
@@ -201,6 +205,17 @@ class SfmState:
         rotation, translation = self.T_camera_world[:, :3, :3], self.T_camera_world[:, :3, 3]
         return -np.einsum("nji,nj->ni", rotation, translation)
 
+    def offsets(self, image_ids: Indices | int) -> Array:
+        """Return the principal points of upright images, relative to the image center.
+
+        Args:
+            image_ids: Indices of images. (n,) or ().
+
+        Returns:
+            Offsets (x, y) in pixels at keypoint detection resolution. (n, 2) or (2,).
+        """
+        return rotate(self.upright_from_sensor[image_ids], self.offset[self.camera_ids[image_ids]])
+
     def rays(self, xy: Array, image_ids: Indices | int) -> Array:
         """Compute the viewing rays of pixels.
 
@@ -213,12 +228,12 @@ class SfmState:
             Undistorted rays in camera coordinates, scaled to z = 1. (n, 3).
         """
         camera = self.camera_ids[image_ids]
-        return unproject(xy - self.offset[camera], self.focal[camera, None], self.radial[camera])
+        return unproject(xy - self.offsets(image_ids), self.focal[camera, None], self.radial[camera])
 
     def camera_model(self, image_id: int) -> PoselibCamera:
         """Convert the intrinsics of an image to poselib's format."""
         camera = self.camera_ids[image_id]
-        return poselib_camera(float(self.focal[camera]), self.offset[camera], self.radial[camera])
+        return poselib_camera(float(self.focal[camera]), self.offsets(image_id), self.radial[camera])
 
     def errors(self, rows: Indices) -> Array:
         """Compute the reprojection errors of observations.
@@ -244,10 +259,10 @@ class SfmState:
         Returns:
             Errors in pixels at keypoint detection resolution; infinite for points behind the camera. (n,).
         """
-        camera = self.camera_ids[self.image_ids[rows]]
-        return project_errors(
-            points_camera, self.xy[rows], self.focal[camera], self.offset[camera], self.radial[camera]
-        )
+        image_ids = self.image_ids[rows]
+        camera = self.camera_ids[image_ids]
+        intrinsics = self.focal[camera], self.offsets(image_ids), self.radial[camera]
+        return project_errors(points_camera, self.xy[rows], *intrinsics)
 
     def visible_observations(self) -> Indices:
         """Return the indices of observations of triangulated tracks in unregistered images. (n,)."""
@@ -359,6 +374,7 @@ class SfmState:
             points=tensor(self.points[tracks]),
             intrinsics=tensor(np.column_stack([np.log(self.focal), self.offset, self.radial])),
             camera_ids=tensor(self.camera_ids[image_ids]),
+            upright_from_sensor=tensor(self.upright_from_sensor[image_ids]),
             image_ids=tensor(image_numbers),
             point_ids=tensor(track_numbers),
             xy=tensor(self.xy[rows]),

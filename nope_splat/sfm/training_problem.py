@@ -9,7 +9,7 @@ import numpy as np
 
 from nope_splat.io.images import ImageFolder
 from nope_splat.matching.database import MatchDatabase
-from nope_splat.sfm.camera_assignment import assign_cameras, find_lenses
+from nope_splat.sfm.camera_assignment import assign_cameras, find_lenses, upright_from_sensor
 from nope_splat.sfm.camera_groups import CameraGroups
 from nope_splat.sfm.initialization.known_cameras import KnownCamerasInitialization
 from nope_splat.sfm.known_cameras import KnownCameras
@@ -54,7 +54,8 @@ def training_problem(
     """
     sizes = np.array([(image.width, image.height) for image in folder.images], dtype=np.int64)
     camera_ids = assign_cameras(folder.images, options.camera_per)
-    camera_groups = CameraGroups.from_keypoints(sizes, camera_ids, matches.keypoints)
+    turns = upright_from_sensor(folder.images, camera_ids)
+    camera_groups = CameraGroups.from_keypoints(sizes, camera_ids, matches.keypoints, turns)
     if camera_groups.num_cameras > 1:
         counts = np.bincount(camera_groups.camera_ids).tolist()
         logger.info(f"The photos come from {camera_groups.num_cameras} cameras; photos per camera: {counts}.")

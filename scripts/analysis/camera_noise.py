@@ -64,6 +64,7 @@ def as_problem(scene: Reconstruction) -> BundleProblem:
         points=torch.from_numpy(scene.points),
         intrinsics=intrinsics,
         camera_ids=torch.zeros(len(images), dtype=torch.int64),
+        upright_from_sensor=torch.eye(2, dtype=torch.float64).expand(len(images), 2, 2),
         image_ids=torch.from_numpy(number[scene.observations.image_ids]),
         point_ids=torch.from_numpy(scene.observations.point_ids),
         xy=torch.from_numpy(xy),

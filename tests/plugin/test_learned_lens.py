@@ -169,6 +169,22 @@ def test_lens_is_initialized_from_the_reconstruction_and_can_be_set() -> None:
     assert second.offset == (0.0, 0.0)
 
 
+def test_learned_principal_point_turns_with_the_photos() -> None:
+    """All photos were turned upright by a quarter: the learned shift is that of upright pixels."""
+    scene, turn = make_scene(portrait=False), np.array([[0.0, -1.0], [1.0, 0.0]])
+    turned = replace(scene, upright_from_sensor=np.tile(turn, (len(scene.image_names), 1, 1)))
+    lens = LearnedLens(1, True, True, True, "cpu")
+    lens.set_base(turned)
+    lens.set_lens(Lens(torch.tensor([[2.0, 1.0]]), torch.zeros(1, 2)))
+    assert lens.free_mask().all()
+    after = replace(turned, cameras=lens.cameras(turned.cameras))
+    assert after.principal_points()[0] - turned.principal_points()[0] == pytest.approx([2.0, 1.0])
+    differently = turned.upright_from_sensor.copy()
+    differently[0] = np.eye(2)
+    lens.set_base(replace(turned, upright_from_sensor=differently))
+    assert not lens.free_mask()[:, :2].any()
+
+
 @pytest.mark.parametrize("parameter", ["principal_point", "distortion"])
 def test_only_learned_parameters_change(parameter: str) -> None:
     lens = two_lenses(**{f"learn_{name}": name == parameter for name in ("principal_point", "distortion")})

@@ -9,7 +9,7 @@ import numpy as np
 
 from nope_splat.io.exif import ExifData
 from nope_splat.io.images import ImageFile
-from nope_splat.sfm.camera_assignment import assign_cameras, find_lenses
+from nope_splat.sfm.camera_assignment import assign_cameras, find_lenses, upright_from_sensor
 
 WIDE = ExifData(make="Maker", model="Phone", lens="main", focal_length_35mm=26.0)
 NONE = ExifData()
@@ -34,6 +34,25 @@ def test_images_of_one_size_and_lens_share_a_camera() -> None:
     assert assign_cameras(images).tolist() == [0, 0, 1, 2, 0, 3]
     assert assign_cameras(images, "size").tolist() == [0, 0, 0, 0, 0, 1]
     assert assign_cameras(images, "folder").tolist() == [0, 0, 0, 0, 1, 2]
+
+
+def test_photos_are_turned_by_their_exif_orientation() -> None:
+    """One that is stored in another format than most photos of its camera was turned in an unknown way."""
+    upright, quarter, half = (ExifData(orientation=number) for number in (1, 6, 3))
+    images = [
+        image("a.jpg", 4000, 3000, upright),
+        image("b.jpg", 3000, 4000, quarter),
+        image("c.jpg", 4000, 3000, half),
+        image("turned by hand.jpg", 3000, 4000),
+        image("another camera.jpg", 1500, 2000),
+    ]
+    turns = upright_from_sensor(images, np.array([0, 0, 0, 0, 1]))
+    right, down = np.array([1.0, 0.0]), np.array([0.0, 1.0])
+    assert (turns[0] @ right).tolist() == right.tolist()
+    assert (turns[1] @ right).tolist() == down.tolist()
+    assert (turns[2] @ right).tolist() == (-right).tolist()
+    assert not turns[3].any()
+    assert turns[4].tolist() == np.eye(2).tolist()
 
 
 def test_lens_of_a_camera() -> None:

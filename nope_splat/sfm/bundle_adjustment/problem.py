@@ -15,7 +15,7 @@ from nope_splat.geometry.distortion import (
     squared_radius,
 )
 from nope_splat.geometry.projection import MIN_DEPTH, perspective, projection_jacobian, rotation_jacobian
-from nope_splat.geometry.rigid import move_poses
+from nope_splat.geometry.rigid import move_poses, rotate
 from nope_splat.geometry.robust import HUBER, huber_cost
 
 BEHIND_COST = 1e3
@@ -46,6 +46,9 @@ class BundleProblem:
     center (x, y) in pixels, and radial distortion k1 and k2. (K, 5)."""
     camera_ids: Tensor
     """Index of the camera (set of intrinsics) of each image. (N,)."""
+    upright_from_sensor: Tensor
+    """Rotation and mirroring A that turn the principal point of each image: the offset in the image is
+    A (dx, dy). Zeros if unknown. (N, 2, 2)."""
     image_ids: Tensor
     """Index of the image of each observation. (O,)."""
     point_ids: Tensor
@@ -112,6 +115,7 @@ def reprojection_residuals(problem: BundleProblem) -> tuple[Tensor, Tensor]:
     points_camera = rotated + pose[:, :3, 3]
     depth = points_camera[:, 2:]
     log_focal, offset, k1, k2 = problem.intrinsics_of_observations().split((1, 2, 1, 1), 1)
+    offset = rotate(problem.upright_from_sensor[problem.image_ids], offset)
     plane = perspective(points_camera)
     residuals = log_focal.exp() * radial_scale(squared_radius(plane), k1, k2) * plane + offset - problem.xy
     return torch.where(depth > MIN_DEPTH, residuals / problem.sigma[:, None], torch.inf), points_camera
@@ -121,14 +125,14 @@ def linearize(problem: BundleProblem) -> Linearization:
     """Compute the reprojection residuals and their derivatives.
 
     A point X with camera coordinates X_c is projected to p on the plane at depth one and distorted to d(p).
-    With the focal length f, the principal point offset and the observation xy, the residual is
-    r = f d(p) + offset - xy. With the rotation R of the pose and the pose increment (omega, nu) of
-    `move_poses`, the derivatives of r are
+    With the focal length f, the principal point offset, the rotation and mirroring A of the image and the
+    observation xy, the residual is r = f d(p) + A offset - xy. With the rotation R of the pose and the pose
+    increment (omega, nu) of `move_poses`, the derivatives of r are
 
         dr/dX_c   = f dd/dp dp/dX_c
         dr/domega = f dd/dp dp/domega     (X_c' = exp([omega]x) X_c + nu)
         dr/dnu    = dr/dX_c,   dr/dX = dr/dX_c R
-        dr/dlog f = f d(p),    dr/doffset = I,   dr/d(k1, k2) = f dd/d(k1, k2).
+        dr/dlog f = f d(p),    dr/doffset = A,   dr/d(k1, k2) = f dd/d(k1, k2).
 
     Residuals and derivatives are divided by the standard deviation of the observation. The derivatives of p
     and d are computed in `geometry.projection` and `geometry.distortion`.
@@ -155,7 +159,7 @@ def linearize(problem: BundleProblem) -> Linearization:
     by_point = by_position @ problem.T_camera_world[problem.image_ids, :3, :3]
     scaled = focal[:, None] * plane
     by_focal = radial_scale(square, radial[:, :1], radial[:, 1:]) * scaled
-    by_offset = torch.diag_embed(unit[:, None].expand(-1, 2))
+    by_offset = unit[:, None, None] * problem.upright_from_sensor[problem.image_ids]
     by_intrinsics = torch.cat([by_focal[..., None], by_offset, radial_term_jacobian(scaled, square)], -1)
     return Linearization(
         residuals, visible, torch.cat([by_rotation, by_position], -1), by_point, by_intrinsics

@@ -79,6 +79,8 @@ def separate_cameras(state: SfmState, options: CameraProfileOptions) -> SfmState
     """
     prior = replace(state.intrinsics_prior, principal_point_sigma_ratio=options.principal_point_sigma_ratio)
     focal = state.focal[state.camera_ids]
+    turns = state.upright_from_sensor.copy()
+    turns[~turns.any(axis=(1, 2))] = np.eye(2)
     return replace(
         state.snapshot(),
         camera_ids=np.arange(len(state.registered)),
@@ -86,6 +88,7 @@ def separate_cameras(state: SfmState, options: CameraProfileOptions) -> SfmState
         initial_focal=focal,
         focal_prior=FocalPrior(focal, np.full(len(focal), prior.log_focal_sigma)),
         offset=state.offset[state.camera_ids],
+        upright_from_sensor=turns,
         radial=state.radial[state.camera_ids],
         intrinsics_prior=prior,
     )

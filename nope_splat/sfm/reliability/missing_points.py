@@ -143,7 +143,7 @@ class _Visibility:
         points_camera = transform(state.T_camera_world[image_id], state.points[points])
         camera = state.camera_ids[image_id]
         xy = project(points_camera, state.focal[camera], state.radial[camera], min_depth=1e-9)
-        return xy + state.offset[camera], points_camera[:, 2]
+        return xy + state.offsets(image_id), points_camera[:, 2]
 
     def cells(self, image_id: int, points: Indices) -> Indices:
         """Compute the index of the grid cell of an image into which each point projects. (n,)."""

@@ -41,6 +41,7 @@ def true_problem(
         points=torch.tensor(scene.points),
         intrinsics=torch.tensor([[np.log(camera.focal), *offset, *radial]]),
         camera_ids=torch.zeros(num_images, dtype=torch.int64),
+        upright_from_sensor=torch.eye(2, dtype=torch.float64).expand(num_images, 2, 2),
         image_ids=torch.tensor(image_ids),
         point_ids=torch.tensor(point_ids),
         xy=torch.tensor(xy),
@@ -106,7 +107,12 @@ def test_jacobians_match_finite_differences() -> None:
     problem = with_two_cameras(
         perturbed(true_problem(num_images=3, num_points=8, offset=(5.0, -3.0), radial=(-0.1, 0.2)))
     )
-    problem = replace(problem, sigma=torch.linspace(0.5, 2.0, len(problem.xy), dtype=torch.float64))
+    quarter, mirror = torch.tensor([[[0.0, -1.0], [1.0, 0.0]], [[-1.0, 0.0], [0.0, 1.0]]]).double()
+    problem = replace(
+        problem,
+        sigma=torch.linspace(0.5, 2.0, len(problem.xy), dtype=torch.float64),
+        upright_from_sensor=torch.stack([quarter, mirror, torch.zeros_like(mirror)]),
+    )
     jacobian = dense_jacobian(problem)
     h = 1e-6
     for k, direction in enumerate(torch.eye(num_variables(problem), dtype=torch.float64)):

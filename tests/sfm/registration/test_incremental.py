@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 from nope_splat.evaluation.pose_metrics import compare_poses
 from nope_splat.geometry.camera import SharedPinhole
 from nope_splat.geometry.rigid import invert, rigid
+from nope_splat.io.cameras.orientation import UPRIGHT_FROM_STORED
 from nope_splat.scene.tracks import build_tracks
 from nope_splat.sfm.global_refinement import refine_globally
 from nope_splat.sfm.mapper_options import MapperOptions
@@ -226,10 +227,23 @@ def test_undetermined_distortion_stays_zero() -> None:
     np.testing.assert_array_equal(state.radial[0], [0.0, 0.0])
 
 
-def test_principal_point_of_mixed_orientations_stays_at_the_center() -> None:
-    scene = make_scene(6)
+def test_principal_point_turns_with_the_photo() -> None:
+    """The photos were turned upright in all ways; for the last two it is unknown how."""
+    turns = np.array([*UPRIGHT_FROM_STORED.values(), *2 * [np.eye(2)], *2 * [np.zeros((2, 2))]], float)
+    camera = SharedPinhole(700.0, (9.0, -6.0))
+    scene = make_scene(12, 1500, camera=camera, poses=ring(12, 150.0), turns=turns)
     state, two_views = start(scene)
-    state.half_size[0] = state.half_size[0, ::-1].copy()
+    IncrementalRegistration().register(state, two_views, OPTIONS)
+    refine_globally(state, MapperOptions(refine_extra_params=False))
+    np.testing.assert_allclose(state.offset[0], camera.offset, atol=1.0)
+    np.testing.assert_allclose(state.offsets(5), turns[5] @ state.offset[0])
+    assert state.focal == pytest.approx(700.0, rel=2e-3)
+    assert auc_5(scene, state) > 98
+
+
+def test_principal_point_of_photos_turned_in_unknown_ways_stays_at_the_center() -> None:
+    scene = make_scene(6, turns=np.zeros((6, 2, 2)))
+    state, two_views = start(scene)
     IncrementalRegistration().register(state, two_views, OPTIONS)
     refine_globally(state, MapperOptions(refine_extra_params=False))
     np.testing.assert_array_equal(state.offset[0], [0.0, 0.0])
