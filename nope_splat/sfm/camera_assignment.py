@@ -45,8 +45,10 @@ def assign_cameras(images: Sequence[ImageFile], by: CameraPer = "lens") -> Indic
 def upright_from_sensor(images: Sequence[ImageFile], camera_ids: Indices) -> Array:
     """Determine how each image was turned upright from the pixels of the sensor of its camera.
 
-    The EXIF orientation says how. The stored pixels of most images of a camera have the same format, portrait
-    or landscape; images that are stored in the other format were turned by a program that left no trace.
+    The EXIF orientation says how. Cameras store all photos in the same format, portrait or landscape; a photo
+    that is stored in the other format was rotated by a program. If its EXIF orientation rotates it by 90
+    degrees, the upright photo has the format of the camera, and its pixels are taken for those of the sensor.
+    Otherwise, the direction of the rotation is unknown.
 
     Args:
         images: The N images.
@@ -59,7 +61,10 @@ def upright_from_sensor(images: Sequence[ImageFile], camera_ids: Indices) -> Arr
     turns = np.array([UPRIGHT_FROM_STORED[image.exif.orientation] for image in images], np.float64)
     is_portrait = np.array([height > width for width, height in map(stored_size, images)])
     shares = np.bincount(camera_ids, is_portrait) / np.bincount(camera_ids)
-    turns[is_portrait != (shares > 0.5)[camera_ids]] = 0
+    is_other_format = is_portrait != (shares > 0.5)[camera_ids]
+    is_turned_back = np.array([image.exif.orientation >= 5 for image in images])
+    turns[is_other_format & is_turned_back] = np.eye(2)
+    turns[is_other_format & ~is_turned_back] = 0
     return turns
 
 

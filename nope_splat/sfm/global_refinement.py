@@ -10,6 +10,7 @@ import numpy as np
 from nope_splat.sfm.bundle_adjustment.options import BundleAdjustmentOptions
 from nope_splat.sfm.bundle_adjustment.solver import BundleResult, intrinsics_covariance
 from nope_splat.sfm.mapper_options import GlobalRefinementOptions, MapperOptions
+from nope_splat.sfm.quarter_turns import find_quarter_turns
 from nope_splat.sfm.state import SfmState
 from nope_splat.sfm.triangulation import complete_tracks, filter_observations, triangulate
 from nope_splat.utils.typing import Array, Mask
@@ -59,6 +60,7 @@ def _refine_principal_point(
     Returns:
         Whether each camera's principal point was refined. (K,).
     """
+    find_quarter_turns(state, adjustment)
     sigma = state.offset_sigma
 
     def is_determined(deviation: Array) -> Mask:

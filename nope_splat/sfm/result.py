@@ -51,7 +51,7 @@ def to_reconstruction(
         points_of_keypoints.append(point_of_keypoint)
     points = state.points[state.has_point]
     xy = state.xy[rows] * camera_groups.pixel_sizes[image_ids, None] + camera_groups.sizes[image_ids] / 2
-    turns = camera_groups.upright_from_sensor
+    turns = state.upright_from_sensor
     none = Observations(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 2)))
     reconstruction = Reconstruction(
         image_names=tuple(image.name for image in folder.images),
