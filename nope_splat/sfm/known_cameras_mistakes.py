@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import permutations, product
+from itertools import chain, permutations, product
 
 import numpy as np
 
@@ -51,7 +51,8 @@ def find_mistake(problem: SfmProblem, known: KnownCameras, names: Sequence[str])
     options = problem.options.known_cameras
     pairs = strongest_pairs(pair_rays(problem, known), options)
     best, best_fraction = None, options.min_agreeing_pair_ratio
-    for mistake in possible_mistakes(known, names):
+    turns = problem.camera_groups.upright_from_sensor
+    for mistake in chain(_turned(known, turns), possible_mistakes(known, names)):
         agreement = measure_agreement(pairs, mistake.corrected, options)
         fraction = (
             agreement.agreeing_fraction if agreement.agrees.sum() >= options.min_num_agreeing_pairs else 0.0
@@ -172,6 +173,18 @@ def _signed_axes() -> list[Array]:
         change[:3, :3] = np.eye(3)[:, order] * signs
         changes.append(change)
     return sorted(changes[1:], key=lambda change: -np.abs(np.diag(change)).sum())
+
+
+def _turned(known: KnownCameras, upright_from_sensor: Array) -> Iterator[Mistake]:
+    """Yield the mistake that cameras of upright photos are read as those of stored photos, or vice versa."""
+    turns = np.tile(np.eye(4), (len(known.image_ids), 1, 1))
+    turns[:, :2, :2] = upright_from_sensor[known.image_ids]
+    if (turns == np.eye(4)).all() or (np.linalg.det(turns) <= 0).any():  # mirrored or unknown
+        return
+    remedy = "store the photos upright, without EXIF orientation"
+    for read_as, made_for, poses in (("stored", "upright", turns), ("upright", "stored", invert(turns))):
+        cause = f"they are for {made_for} photos, but were read as if for photos as they are {read_as}"
+        yield _moved(known, cause, remedy, known.T_file_camera @ poses)
 
 
 def _moved(known: KnownCameras, cause: str, remedy: str, T_world_camera: Array) -> Mistake:

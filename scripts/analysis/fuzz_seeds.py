@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import yaml
 from PIL import ExifTags, Image
+from PIL.TiffImagePlugin import IFDRational
 
 from nope_splat.demo.scene import DemoSceneConfig, render_demo_scene
 from nope_splat.io.cameras import NamedCamera, read_named_cameras
@@ -80,7 +81,7 @@ def make_seeds(folder: Path) -> Seeds:
         The valid files.
     """
     images = render_demo_scene(folder / "demo", DemoSceneConfig(num_images=9, size=SIZE))
-    for name in ("cache", "transforms", "ground_truth", "formats", "run"):
+    for name in ("cache", "transforms", "ground_truth", "formats", "exif", "run"):
         (folder / name).mkdir()
     names = sorted(image.name for image in images.iterdir())
     scene = reconstruct(images, names[::8], cache_dir=folder / "demo_cache")
@@ -97,9 +98,44 @@ def make_seeds(folder: Path) -> Seeds:
         arrays = {name: file[name] for name in file.files if name != KEY_ENTRY}
     Cache(folder / "cache").store("scene", KEY, scene.to_arrays())
     Cache(folder / "cache").store("matches", KEY, arrays)
-    _encode_images(Image.open(next(images.iterdir())).resize((64, 48)), folder / "formats")
+    small = Image.open(next(images.iterdir())).resize((64, 48))
+    _encode_images(small, folder / "formats")
+    _add_exif(small, folder / "exif")
     _make_run(seeds, folder / "run")
     return seeds
+
+
+def _add_exif(image: Image.Image, folder: Path) -> None:
+    """Save an image with the EXIF data of a phone as JPEG, PNG and WebP."""
+    tags, gps = ExifTags.Base, ExifTags.GPS
+    exif = Image.Exif()
+    exif.update(
+        {tags.Orientation: 6, tags.Make: "Maker", tags.Model: "Phone", tags.DateTime: "2026:11:30 12:00:00"}
+    )
+    exif.get_ifd(ExifTags.IFD.Exif).update(
+        {
+            tags.FocalLength: IFDRational(57, 10),
+            tags.FocalLengthIn35mmFilm: 26,
+            tags.DigitalZoomRatio: IFDRational(12, 10),
+            tags.LensModel: "back camera 5.7mm f/1.8",
+            tags.ExposureTime: IFDRational(1, 60),
+            tags.FNumber: IFDRational(18, 10),
+            tags.ISOSpeedRatings: 200,
+            tags.DateTimeOriginal: "2026:11:30 12:00:00",
+            tags.ColorSpace: 1,
+        }
+    )
+    exif.get_ifd(ExifTags.IFD.GPSInfo).update(
+        {
+            gps.GPSLatitudeRef: "N",
+            gps.GPSLatitude: (48.0, 8.0, 6.5),
+            gps.GPSLongitudeRef: "E",
+            gps.GPSLongitude: (11.0, 34.0, 30.0),
+            gps.GPSAltitude: IFDRational(519),
+        }
+    )
+    for name in ("photo.jpg", "photo.png", "photo.webp"):
+        image.save(folder / name, exif=exif.tobytes())
 
 
 def _encode_images(image: Image.Image, folder: Path) -> None:

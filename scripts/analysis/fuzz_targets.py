@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from nope_splat.errors import NopeSplatError
 from nope_splat.evaluation.compare_cameras import compare_cameras, focal_errors
@@ -25,11 +26,14 @@ from nope_splat.matching.database import MatchDatabase
 from nope_splat.plugin.load_run import open_run, optimized_scene
 from nope_splat.report import render_page
 from nope_splat.scene.consistency import consistent_reconstruction
+from nope_splat.sfm.camera_assignment import assign_cameras, find_lenses, upright_from_sensor
 from nope_splat.sfm.known_cameras import KnownCameras
 from nope_splat.utils.cache import KEY_ENTRY, Cache
 from scripts.analysis.fuzz_seeds import CHECKPOINT, KEY, Seeds
 from scripts.analysis.mutations import mutate_array, mutate_bytes, mutate_text, mutate_tree
 
+MAX_EXIF_BYTES = 60_000
+"""Maximum size of damaged EXIF data; JPEG files cannot hold more than 64 KiB."""
 REPORT_SHARE = 0.05
 """Fraction of the accepted runs for which a report is rendered. Rendering a report takes a second."""
 
@@ -267,6 +271,36 @@ def damage_image(folder: Path, rng: random.Random) -> None:
         kept[0].rename(folder / "masks" / "photo_000.png")
 
 
+def damage_exif(folder: Path, rng: random.Random) -> None:
+    """Change bytes of the EXIF data of one random image, and leave the rest of its file as it is.
+
+    Args:
+        folder: Folder with images.
+        rng: Random number generator.
+    """
+    file = rng.choice(sorted(folder.iterdir()))
+    with Image.open(file) as image:
+        exif, pixels = image.getexif().tobytes(), image.copy()
+    header = b"Exif\0\0"
+    damaged = header + mutate_bytes(exif.removeprefix(header), rng)[:MAX_EXIF_BYTES]
+    pixels.save(file, exif=damaged)
+
+
+def read_exif_data(seeds: Seeds, folder: Path) -> None:
+    """Read images with their EXIF data, and assign them to cameras.
+
+    Args:
+        seeds: Valid files.
+        folder: Folder with images.
+    """
+    read_images(seeds, folder)
+    images = find_images(folder).images
+    camera_ids = assign_cameras(images)
+    focals = [lens.focal for lens in find_lenses(images, camera_ids) if lens.focal is not None]
+    if not (np.isfinite(focals).all() and np.isfinite(upright_from_sensor(images, camera_ids)).all()):
+        raise ValueError("a camera is not finite")
+
+
 READERS = {
     "colmap_binary": Reader("colmap_binary", partial(damage_bytes, pattern="[ci]*"), read_cameras),
     "colmap_text": Reader("colmap_text", partial(damage_text, pattern="[ci]*"), read_cameras),
@@ -279,6 +313,7 @@ READERS = {
     "opensfm": Reader("opensfm", damage_json, partial(read_cameras, name="reconstruction.json")),
     "polycam": Reader("polycam", damage_json, read_cameras),
     "images": Reader("formats", damage_image, read_images),
+    "exif": Reader("exif", damage_exif, read_exif_data),
     "cache_bytes": Reader("cache", damage_bytes, read_cache),
     "cache_arrays": Reader("cache", damage_arrays, read_cache),
     "config": Reader("run", partial(damage_text, pattern="config.yml"), read_run),

@@ -173,6 +173,15 @@ def test_a_mistake_in_all_cameras_is_named(case: str) -> None:
     assert isinstance(checked.options.initialization, TwoViewInitialization)
 
 
+def test_cameras_for_photos_turned_otherwise_are_recognized() -> None:
+    turns = np.tile(-np.eye(2), (8, 1, 1))  # the EXIF orientation turns all photos by 180 degrees
+    made = make_scene(8, 200, turns=turns)
+    half_turn = np.diag([-1.0, -1.0, 1.0, 1.0])
+    (notice,) = check(known(made.T_world_camera @ half_turn, made), made).notices
+    assert "they are for upright photos" in notice.message
+    assert "EXIF orientation" in notice.message
+
+
 def test_poses_in_alphabetical_order_are_recognized() -> None:
     made = make_scene(12, 150)
     names = [f"photo{image_id}" for image_id in range(12)]

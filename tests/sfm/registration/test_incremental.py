@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -239,6 +240,23 @@ def test_principal_point_turns_with_the_photo() -> None:
     np.testing.assert_allclose(state.offsets(5), turns[5] @ state.offset[0])
     assert state.focal == pytest.approx(700.0, rel=2e-3)
     assert auc_5(scene, state) > 98
+
+
+@pytest.mark.parametrize("orientation", [6, 8])
+def test_direction_of_a_rotation_is_found(orientation: int) -> None:
+    """Two photos were rotated by 90 degrees, but nothing says in which direction."""
+    turns = np.tile(np.eye(2), (10, 1, 1))
+    turns[[2, 7]] = UPRIGHT_FROM_STORED[orientation]
+    camera = SharedPinhole(700.0, (9.0, -6.0))
+    scene = make_scene(10, 800, camera=camera, poses=ring(10, 150.0), turns=turns)
+    unknown = turns.copy()
+    unknown[[2, 7]] = 0
+    groups = replace(scene.camera_groups, upright_from_sensor=unknown)
+    state, two_views = start(replace(scene, camera_groups=groups))
+    IncrementalRegistration().register(state, two_views, OPTIONS)
+    refine_globally(state, MapperOptions(refine_extra_params=False))
+    np.testing.assert_array_equal(state.upright_from_sensor, turns)
+    np.testing.assert_allclose(state.offset[0], camera.offset, atol=1.0)
 
 
 def test_principal_point_of_photos_turned_in_unknown_ways_stays_at_the_center() -> None:
