@@ -95,8 +95,8 @@ class NopeCameraOptimizerConfig(CameraOptimizerConfig):
     """Whether to optimize the focal length of each camera. Poses are optimized unless the option mode is
     "off"."""
     optimize_principal_point: bool = False
-    """Whether to optimize the principal point of each camera. If a camera has both portrait and landscape
-    photos, its principal point stays fixed."""
+    """Whether to optimize the principal point of each camera. It stays fixed for a camera whose photos were
+    rotated upright in different ways."""
     optimize_distortion: bool = False
     """Whether to optimize radial distortion k1 and k2 of each camera, and to render with distortion.
 

@@ -11,6 +11,7 @@ from nope_splat.sfm.bundle_adjustment.options import BundleAdjustmentOptions
 from nope_splat.sfm.bundle_adjustment.solver import BundleResult, intrinsics_covariance
 from nope_splat.sfm.mapper_options import GlobalRefinementOptions, MapperOptions
 from nope_splat.sfm.quarter_turns import find_quarter_turns
+from nope_splat.sfm.shared_lens import find_shared_lenses
 from nope_splat.sfm.state import SfmState
 from nope_splat.sfm.triangulation import complete_tracks, filter_observations, triangulate
 from nope_splat.utils.typing import Array, Mask
@@ -47,7 +48,11 @@ def refine_globally(state: SfmState, options: MapperOptions) -> dict[int, str]:
         filter_observations(state, max_error, min_angle)
         failures |= _filter_images(state, options)
         state.rescale()
-    state.bundle_adjust(replace(adjustment, tolerance=BundleAdjustmentOptions.tolerance))
+    final = replace(adjustment, tolerance=BundleAdjustmentOptions.tolerance)
+    state.bundle_adjust(final)
+    state.lens_ids = find_shared_lenses(state, adjustment, refinement.min_same_lens_probability)
+    if len(np.unique(state.lens_ids)) < len(state.lens_ids):
+        state.bundle_adjust(final)
     filter_observations(state, refinement.filter_max_reproj_errors[-1], min_angle)
     return failures | _filter_images(state, options)
 

@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt, Interval
 from tyro.conf import Suppress
 
 from nope_splat.sfm.reliability.options import ReliabilityOptions
-from nope_splat.utils.ranges import COUNT, POSITIVE, POSITIVE_SHARE
+from nope_splat.utils.ranges import COUNT, POSITIVE, POSITIVE_SHARE, SHARE
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,9 @@ class GlobalRefinementOptions:
     """If `refine_extra_params` is None, radial distortion is refined only if this reduces the observation
     noise by at least this factor. Photos with less distortion give better renderings if they are not
     undistorted."""
+    min_same_lens_probability: Annotated[float, SHARE] = 0.01
+    """Cameras whose photos have the same size share a lens and differ only by a digital zoom, unless the
+    difference of their distortion and principal points would be less probable than this."""
     min_num_observations: Annotated[int, COUNT] = 10
     """Minimum number of observations in a registered photo; photos with fewer observations are
     unregistered."""
@@ -210,7 +213,7 @@ class MapperOptions:
     """Minimum triangulation angle of a point, in degrees; points with a smaller angle are removed."""
     refine_principal_point: bool = True
     """Whether to refine the principal point of each camera. It is refined only for cameras whose photos
-    determine it, and whose photos are all in portrait or all in landscape format."""
+    determine it. It rotates with photos that were rotated upright."""
     refine_extra_params: bool | None = True
     """Whether to refine the radial distortion of each camera whose photos determine it. None: refine it only
     if the refinement also reduces the noise of the observations by at least 20 %."""

@@ -78,6 +78,8 @@ class SfmState:
     upright_from_sensor: Array
     """Rotation and mirroring that turn the principal point of each image upright; zeros if unknown.
     (N, 2, 2)."""
+    lens_ids: Indices
+    """For each camera, the index of the first camera with the same lens (see `find_shared_lenses`). (K,)."""
     radial: Array
     """Radial distortion k1 and k2 of each camera (see `SharedPinhole`). (K, 2)."""
     T_camera_world: Array
@@ -132,6 +134,7 @@ class SfmState:
             fix_focal=fix_focal,
             offset=np.zeros((len(focal), 2)),
             upright_from_sensor=camera_groups.upright_from_sensor,
+            lens_ids=np.arange(len(focal)),
             radial=np.zeros((len(focal), 2)),
             T_camera_world=np.tile(np.eye(4), (num_images, 1, 1)),
             registered=np.zeros(num_images, bool),
@@ -385,6 +388,7 @@ class SfmState:
                     [refine_focal_length, *2 * [refine_principal_point], *2 * [refine_extra_params]]
                 )
             ),
+            lens_ids=None if np.array_equal(self.lens_ids, np.arange(num_cameras)) else tensor(self.lens_ids),
             prior_mean=tensor(np.column_stack([np.log(self.focal_prior.mean), np.zeros((num_cameras, 4))])),
             prior_sigma=tensor(
                 np.column_stack([self.focal_prior.sigma, *2 * [self.offset_sigma], self.radial_sigma])

@@ -17,6 +17,7 @@ from nope_splat.geometry.distortion import (
 from nope_splat.geometry.projection import MIN_DEPTH, perspective, projection_jacobian, rotation_jacobian
 from nope_splat.geometry.rigid import move_poses, rotate
 from nope_splat.geometry.robust import HUBER, huber_cost
+from nope_splat.sfm.bundle_adjustment.lens_coupling import coupling_residuals
 
 BEHIND_COST = 1e3
 """Robust cost of an observation whose point lies behind the camera."""
@@ -66,6 +67,9 @@ class BundleProblem:
     """Means of the Gaussian priors on `intrinsics`. (K, 5)."""
     prior_sigma: Tensor
     """Standard deviations of the Gaussian priors on `intrinsics`. (K, 5)."""
+    lens_ids: Tensor | None = None
+    """For each camera, the index of the first camera with the same lens (see `lens_coupling`); None if no two
+    cameras share a lens. (K,)."""
     huber: float = HUBER
     """Width of the Huber loss: norm of a residual, in standard deviations, beyond which the cost grows
     linearly."""
@@ -198,9 +202,11 @@ def robust_cost(problem: BundleProblem, residuals: Tensor) -> float:
 
     Returns:
         Sum of the Huber costs of all observations, plus the sum of the squares of (intrinsics - prior mean) /
-        prior standard deviation.
+        prior standard deviation, plus the sum of the squared `coupling_residuals`.
     """
     cost = huber_cost(residuals.norm(dim=1) ** 2, problem.huber)
     cost = cost.nan_to_num(posinf=BEHIND_COST)
     prior = ((problem.intrinsics - problem.prior_mean) / problem.prior_sigma).square().sum()
+    if problem.lens_ids is not None:
+        prior = prior + coupling_residuals(problem.intrinsics, problem.lens_ids).square().sum()
     return float(cost.sum() + prior)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from nope_splat.geometry.robust import huber_weight
+from nope_splat.sfm.bundle_adjustment.lens_coupling import coupling_equations
 from nope_splat.sfm.bundle_adjustment.problem import BundleProblem, BundleStep, Linearization
 
 TILE = 16
@@ -62,7 +64,7 @@ class SchurStructure:
         """
 
         def tiled(values: Tensor, index: Tensor) -> Tensor:
-            rows = torch.nn.functional.pad(values.mT.reshape(-1, 18), (0, 0, 0, 1))
+            rows = pad(values.mT.reshape(-1, 18), (0, 0, 0, 1))
             return rows.index_select(0, index).view(-1, 3 * TILE, 6)
 
         products = tiled(left, self.first).mT @ tiled(right, self.second)
@@ -113,6 +115,10 @@ class NormalEquations:
             problem.intrinsics - problem.prior_mean
         )
         self._added: list[tuple[Tensor, Tensor]] = []
+        if problem.lens_ids is not None:
+            matrix, gradient = coupling_equations(problem.intrinsics, problem.lens_ids)
+            num_poses = 6 * num_images
+            self.add(pad(matrix, (num_poses, 0, num_poses, 0)), pad(gradient, (num_poses, 0)))
 
     @property
     def cost(self) -> float:

@@ -89,6 +89,7 @@ def separate_cameras(state: SfmState, options: CameraProfileOptions) -> SfmState
         focal_prior=FocalPrior(focal, np.full(len(focal), prior.log_focal_sigma)),
         offset=state.offset[state.camera_ids],
         upright_from_sensor=turns,
+        lens_ids=np.arange(len(focal)),
         radial=state.radial[state.camera_ids],
         intrinsics_prior=prior,
     )
