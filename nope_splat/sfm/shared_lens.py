@@ -70,10 +70,4 @@ def _probability(difference: Array, covariance: Array, first: int, second: int) 
     rows = [slice(first, first + 4), slice(second, second + 4)]
     mixed = covariance[rows[0], rows[1]]
     of_difference = covariance[rows[0], rows[0]] + covariance[rows[1], rows[1]] - mixed - mixed.T
-    print(
-        "P",
-        chi2.sf(difference @ np.linalg.solve(of_difference, difference), len(difference)),
-        difference,
-        np.sqrt(np.diag(of_difference)),
-    )
     return float(chi2.sf(difference @ np.linalg.solve(of_difference, difference), len(difference)))
