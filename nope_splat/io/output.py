@@ -74,6 +74,7 @@ def replacing_files(
 
     If an error occurs or the process is killed before the end of the `with` block, the existing files are
     unchanged. The file `RECORD` in the output folder lists the written files, which later calls may replace.
+    If no file is left, the folder is removed, unless somebody else created it.
 
     Args:
         directory: Output folder; created if missing.
@@ -90,6 +91,7 @@ def replacing_files(
             this package or was changed since.
     """
     staging = directory / STAGING
+    is_own = not directory.exists() or bool(_read_record(directory))
     with writing_to(directory):
         directory.mkdir(parents=True, exist_ok=True)
         if staging.is_dir():  # from a killed process
@@ -100,6 +102,9 @@ def replacing_files(
             _move_files(staging, directory, obsolete, remove_others)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+            if is_own:
+                with suppress(OSError):  # not empty
+                    directory.rmdir()
 
 
 def _move_files(staging: Path, directory: Path, obsolete: Iterable[str], remove_others: bool) -> None:
@@ -125,7 +130,10 @@ def _move_files(staging: Path, directory: Path, obsolete: Iterable[str], remove_
         os.replace(file, directory / name)
     sync_folder(directory)
     kept = {} if remove_others else {name: recorded[name] for name in recorded.keys() - removed}
-    _write_record(directory, {**kept, **written})
+    if kept or written:
+        _write_record(directory, {**kept, **written})
+    else:
+        (directory / RECORD).unlink()
 
 
 def _flush(file: Path) -> None:

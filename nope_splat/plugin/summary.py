@@ -32,17 +32,7 @@ def reconstruction_rows(scene: Reconstruction) -> Rows:
     rows = {"registered photos": f"{(scene.registered & training).sum()} of {training.sum()}"}
     if scene.held_out.any():
         rows["held-out photos"] = f"{(scene.registered & ~training).sum()} of {(~training).sum()} registered"
-    for number, camera in enumerate(scene.cameras):
-        suffix = camera_name(scene, number)
-        rows[f"focal length{suffix}"] = (
-            f"{camera.focal:.1f} px, {camera.field_of_view(_size(scene, number)):.1f} degrees of view"
-        )
-        if scene.lenses and (lens := scene.lenses[number]) != Lens():
-            stated = "" if lens.focal is None else f"focal length {lens.focal:.0f} px"
-            rows[f"EXIF{suffix}"] = "; ".join(text for text in (lens.name, stated) if text)
-        for name, value in lens_rows(camera).items():
-            if name != "radial distortion" or any(camera.radial):
-                rows[f"{name}{suffix}"] = value
+    rows |= camera_rows(scene, 0) if len(scene.cameras) == 1 else _one_row_per_camera(scene)
     if scene.trust is not None:
         rows["trust"] = f"{100 * scene.trust.score:.0f} %"
     return rows | {
@@ -50,6 +40,41 @@ def reconstruction_rows(scene: Reconstruction) -> Rows:
         "track points": f"{len(scene.points)}, with {len(scene.observations)} observations",
         "seconds": f"{sum(scene.seconds.values()):.1f}",
     }
+
+
+def camera_rows(scene: Reconstruction, number: int) -> Rows:
+    """Format the intrinsics of a camera, and what its EXIF data state.
+
+    Args:
+        scene: The reconstruction.
+        number: Index of the camera in the reconstruction.
+
+    Returns:
+        Formatted values by label, for `table`.
+    """
+    camera = scene.cameras[number]
+    angle = camera.field_of_view(_size(scene, number))
+    rows = {"focal length": f"{camera.focal:.1f} px, {angle:.1f} degrees of view"}
+    if scene.lenses and (lens := scene.lenses[number]) != Lens():
+        stated = "" if lens.focal is None else f"focal length {lens.focal:.0f} px"
+        rows["EXIF"] = ", ".join(text for text in (lens.name, stated) if text)
+    intrinsics = lens_rows(camera)
+    return rows | {
+        label: value
+        for label, value in intrinsics.items()
+        if label != "radial distortion" or any(camera.radial)
+    }
+
+
+def _one_row_per_camera(scene: Reconstruction) -> Rows:
+    """Format the rows of each camera as one row; labels are "camera 1", "camera 2" and so on."""
+    rows: Rows = {}
+    for number in range(len(scene.cameras)):
+        width, height = _size(scene, number).tolist()
+        count = int((scene.registered & (scene.camera_ids == number)).sum())
+        values = [f"{label} {value}" for label, value in camera_rows(scene, number).items()]
+        rows[f"camera {number + 1}"] = "; ".join([f"{count} photos, {width} x {height}", *values])
+    return rows
 
 
 def training_rows(model: NopeSplatModel, data: NopeDataManager) -> Rows:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,16 @@ def test_files_of_earlier_exports_are_replaced_or_removed(tmp_path: Path) -> Non
     write(tmp_path, {"a": "2"}, remove_others=True)
     assert contents(tmp_path) == {"a": "2", "mine": "1", "c": "changed"}
     assert not (tmp_path / "sub").exists()
+
+
+def test_no_empty_folder_is_left(tmp_path: Path) -> None:
+    write(tmp_path / "masks", {"a.png": "1"})
+    write(tmp_path / "masks", {}, remove_others=True)
+    with suppress(ValueError), replacing_files(tmp_path / "refused"):
+        raise ValueError
+    (tmp_path / "of somebody else").mkdir()
+    write(tmp_path / "of somebody else", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["of somebody else"]
 
 
 def test_obsolete_files_are_removed(tmp_path: Path) -> None:

@@ -197,11 +197,12 @@ def _read_file(path: Path) -> Iterator[CameraEntry]:
         start = content[:4096].lstrip(b"\xef\xbb\xbf \t\r\n")
         if start[:1] == b"<":
             return iter(list(metashape.read_chunk(path, metashape.parse_xml(content))))
-        if start[:1] not in (b"{", b"["):
-            text = content.decode("utf-8-sig")
-            if any(realityscan.is_header(line) for line in text.splitlines()):
-                return iter(list(realityscan.read_table(path, text)))
-        return iter(list(_json_entries(path, json.loads(content))))
+        if start[:1] in (b"{", b"["):
+            return iter(list(_json_entries(path, json.loads(content))))
+        text = content.decode("utf-8-sig", errors="replace")
+        if not any(realityscan.is_header(line) for line in text.splitlines()):
+            raise InvalidCamera("it is neither JSON nor XML nor a table with the column names of RealityScan")
+        return iter(list(realityscan.read_table(path, text)))
 
 
 def _json_entries(path: Path, content: Any) -> Iterator[CameraEntry]:
