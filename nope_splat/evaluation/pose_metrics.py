@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 
-from nope_splat.geometry.rigid import rotation_angle
+from nope_splat.geometry.rigid import invert, rotation_angles
 from nope_splat.geometry.similarity import align_similarity
 from nope_splat.utils.typing import Array
 
@@ -67,19 +67,14 @@ def compare_poses(
         The metrics.
     """
     names = sorted(truth)
-    rotation_errors, translation_errors = [], []
-    for first, second in combinations(names, 2):
-        if first not in estimated or second not in estimated:
-            rotation_errors.append(FAILED_PAIR_ERROR)
-            translation_errors.append(FAILED_PAIR_ERROR)
-            continue
-        relative = np.linalg.inv(estimated[second]) @ estimated[first]
-        relative_truth = np.linalg.inv(truth[second]) @ truth[first]
-        rotation_errors.append(rotation_angle(relative[:3, :3] @ relative_truth[:3, :3].T))
-        translation_errors.append(_angle(relative[:3, 3], relative_truth[:3, 3]))
-    rotation, translation = np.array(rotation_errors), np.array(translation_errors)
-    worst = np.maximum(rotation, translation)
     registered = [name for name in names if name in estimated]
+    num_failed = math.comb(len(names), 2) - math.comb(len(registered), 2)
+    T_estimated, T_true = _stack(estimated, registered), _stack(truth, registered)
+    rotation, translation = (
+        np.append(errors, np.full(num_failed, FAILED_PAIR_ERROR))
+        for errors in relative_pose_errors(T_estimated, T_true)
+    )
+    worst = np.maximum(rotation, translation)
     return PoseMetrics(
         num_registered=len(registered),
         num_images=len(names),
@@ -87,13 +82,26 @@ def compare_poses(
         auc_30=100 * area_under_recall(worst, 30.0),
         rra_5=100 * float((rotation < 5).mean()),
         rta_5=100 * float((translation < 5).mean()),
-        ate=_trajectory_error(
-            np.array([estimated[name][:3, 3] for name in registered]).reshape(-1, 3),
-            np.array([truth[name][:3, 3] for name in registered]).reshape(-1, 3),
-            np.array([truth[name][:3, 3] for name in names]),
-        ),
+        ate=_trajectory_error(T_estimated[:, :3, 3], T_true[:, :3, 3], _stack(truth, names)[:, :3, 3]),
         focal_error=100 * (focal / true_focal - 1) if focal and true_focal else float("nan"),
     )
+
+
+def relative_pose_errors(estimated: Array, truth: Array) -> tuple[Array, Array]:
+    """Compute the errors of the relative poses of all image pairs.
+
+    Args:
+        estimated: Estimated camera-to-world transforms. (n, 4, 4).
+        truth: True camera-to-world transforms of the same images. (n, 4, 4).
+
+    Returns:
+        Rotation error and translation direction error of each of the P = n (n - 1) / 2 pairs, in degrees. The
+        direction error is `FAILED_PAIR_ERROR` if the two cameras have the same position. (P,) each.
+    """
+    first, second = np.triu_indices(len(truth), 1)
+    relative, relative_truth = (invert(poses[second]) @ poses[first] for poses in (estimated, truth))
+    rotation = rotation_angles(relative[:, :3, :3] @ relative_truth[:, :3, :3].swapaxes(1, 2))
+    return rotation, _angles(relative[:, :3, 3], relative_truth[:, :3, 3])
 
 
 def area_under_recall(errors: Array, threshold: float) -> float:
@@ -135,9 +143,16 @@ def _trajectory_error(estimated: Array, truth: Array, all_truth: Array) -> float
     return float(100 * np.sqrt(((aligned - truth) ** 2).sum(1).mean()) / extent)
 
 
-def _angle(first: Array, second: Array) -> float:
-    """Compute the angle between two vectors (3,) in degrees; `FAILED_PAIR_ERROR` if one of them is zero."""
-    lengths = np.linalg.norm(first) * np.linalg.norm(second)
-    if lengths < 1e-24:
-        return FAILED_PAIR_ERROR
-    return float(np.degrees(np.arccos(np.clip(first @ second / lengths, -1, 1))))
+def _stack(poses: Mapping[str, Array], names: Sequence[str]) -> Array:
+    """Stack the transforms of images, given their names. (n, 4, 4)."""
+    return np.array([poses[name] for name in names]).reshape(-1, 4, 4)
+
+
+def _angles(first: Array, second: Array) -> Array:
+    """Compute the angles between vectors in degrees; `FAILED_PAIR_ERROR` where a vector is zero.
+
+    (P, 3), (P, 3) -> (P,).
+    """
+    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    cosines = np.einsum("pi,pi->p", first, second) / np.maximum(lengths, 1e-24)
+    return np.where(lengths < 1e-24, FAILED_PAIR_ERROR, np.degrees(np.arccos(np.clip(cosines, -1, 1))))

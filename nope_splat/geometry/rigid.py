@@ -135,4 +135,9 @@ def rotation_angle(rotation: Array) -> float:
     Returns:
         Angle in degrees, from 0 to 180.
     """
-    return float(np.degrees(np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1))))
+    return float(rotation_angles(rotation))
+
+
+def rotation_angles(rotations: Array) -> Array:
+    """Compute the angles of rotations, in degrees, from 0 to 180. (..., 3, 3) -> (...)."""
+    return np.degrees(np.arccos(np.clip((np.trace(rotations, axis1=-2, axis2=-1) - 1) / 2, -1, 1)))

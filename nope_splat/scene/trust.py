@@ -20,6 +20,7 @@ NoticeCode = Literal[
     "exif-focal-length",
     "mixed-cameras",
     "separated-cameras",
+    "uncertain-poses",
     "weak-support",
 ]
 """Kind of a notice; the docstring of `Notice` explains each code."""
@@ -42,6 +43,7 @@ class Notice:
     - `exif-focal-length`: The estimated focal length differs greatly from the EXIF data.
     - `mixed-cameras`: Some images were cropped, zoomed or taken with another lens.
     - `separated-cameras`: Images of the same size did not fit one focal length and got several cameras.
+    - `uncertain-poses`: The observations are too noisy or too few for accurate poses.
     - `weak-support`: Few images or few points support the result.
     """
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nope_splat.geometry.levenberg_marquardt import LevenbergMarquardtConfig, levenberg_marquardt
+from nope_splat.geometry.rigid import invert, move_poses, transform
 from nope_splat.sfm.bundle_adjustment.problem import BundleProblem, BundleStep, linearize, retract
 from nope_splat.sfm.bundle_adjustment.schur import NormalEquations, SchurStructure
 
@@ -86,14 +87,13 @@ def intrinsics_covariance(problem: BundleProblem) -> Tensor | None:
         Covariance matrix of the intrinsics, 5 per camera in the order of the K cameras; rows and columns of
         fixed intrinsics are zero. (5 K, 5 K). None if the normal equations are singular.
     """
-    matrix, _, _ = NormalEquations(problem, linearize(problem), SchurStructure(problem)).reduce(1e-9)
     # The undetermined scale of the scene makes the system singular; a tiny damping makes it solvable.
+    matrix, free = _information(problem)
     matrix = matrix + torch.diag(1e-9 * matrix.diagonal().abs())
-    intrinsics = problem.free_intrinsics.flatten()
-    free = torch.cat([problem.free_poses.repeat_interleave(6), intrinsics])
     factor, info = torch.linalg.cholesky_ex(matrix[free][:, free])
     if info != 0:
         return None
+    intrinsics = problem.free_intrinsics.flatten()
     count = int(intrinsics.sum())
     covariance = torch.zeros(len(intrinsics), len(intrinsics), dtype=matrix.dtype, device=matrix.device)
     inverse = torch.cholesky_inverse(factor)
@@ -101,3 +101,44 @@ def intrinsics_covariance(problem: BundleProblem) -> Tensor | None:
         len(inverse) - count :, len(inverse) - count :
     ].flatten()
     return covariance
+
+
+def sample_poses(problem: BundleProblem, noise: float, num_samples: int) -> Tensor | None:
+    """Sample poses from their Gaussian distribution around the adjusted poses, at a fixed scale of the scene.
+
+    Args:
+        problem: A problem after bundle adjustment, with one fixed pose.
+        noise: Ratio of the actual to the assumed standard deviation of the observations.
+        num_samples: Number S of samples.
+
+    Returns:
+        World-to-camera transforms. (S, N, 4, 4). None if the normal equations are singular.
+    """
+    matrix, free = _information(problem)
+    matrix = matrix[free][:, free]
+    # Scaling the scene about the center of the fixed camera changes no residual.
+    T = problem.T_camera_world
+    center = invert(T[~problem.free_poses])[0, :3, 3]
+    scaling = torch.zeros(len(free), dtype=T.dtype, device=T.device)
+    scaling[: 6 * len(T)].view(-1, 6)[:, 3:] = transform(T, center.expand(len(T), 3))
+    direction = torch.nn.functional.normalize(scaling[free], dim=0)
+    matrix = matrix + matrix.diagonal().max() * torch.outer(direction, direction)
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    if info != 0:
+        return None
+    generator = torch.Generator().manual_seed(0)
+    normal = torch.randn(len(matrix), num_samples, generator=generator, dtype=T.dtype).to(T.device)
+    steps = torch.zeros(num_samples, len(free), dtype=T.dtype, device=T.device)
+    steps[:, free] = noise * torch.linalg.solve_triangular(factor.mT, normal, upper=True).T
+    return move_poses(T.expand(num_samples, -1, -1, -1), steps[:, : 6 * len(T)].view(num_samples, -1, 6))
+
+
+def _information(problem: BundleProblem) -> tuple[Tensor, Tensor]:
+    """Compute the information matrix of poses and intrinsics, in which the points are eliminated.
+
+    Returns:
+        Matrix over the 6 variables of each of the N poses and the 5 intrinsics of each of the K cameras
+        (6 N + 5 K, 6 N + 5 K), and whether each variable is free (6 N + 5 K,).
+    """
+    matrix, _, _ = NormalEquations(problem, linearize(problem), SchurStructure(problem)).reduce(1e-9)
+    return matrix, torch.cat([problem.free_poses.repeat_interleave(6), problem.free_intrinsics.flatten()])

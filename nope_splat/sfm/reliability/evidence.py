@@ -20,6 +20,7 @@ from nope_splat.sfm.reliability.camera_profile import CameraProfile, camera_prof
 from nope_splat.sfm.reliability.match_agreement import count_matches, find_conflicting_poses
 from nope_splat.sfm.reliability.missing_points import MissingPoints, find_missing_points
 from nope_splat.sfm.reliability.options import EvidenceOptions
+from nope_splat.sfm.reliability.pose_precision import predict_pose_error
 from nope_splat.sfm.state import SfmState
 from nope_splat.utils.typing import Array, Indices, Mask
 
@@ -60,6 +61,8 @@ class Evidence:
     """Whether homographies explain nearly all matches, as for a planar scene or pure rotation."""
     camera_profile: CameraProfile
     """Effect of separate intrinsics for each image on the noise."""
+    pose_error: float
+    """Predicted mean error of the relative poses, in degrees (see `predict_pose_error`)."""
     focal_uncertainty: float
     """Standard deviation of the focal length, divided by the focal length, from bundle adjustment. It assumes
     that the camera model is correct."""
@@ -189,6 +192,7 @@ def collect_evidence(
         focal_noise_ratio=focal_noise_ratio,
         is_planar=problem.is_planar,
         camera_profile=camera_profile(state, options.camera_profile, problem.options.ba_device),
+        pose_error=predict_pose_error(state, options.pose_precision, problem.options.ba_device),
         focal_uncertainty=focal_uncertainty,
         options=problem.options,
     )

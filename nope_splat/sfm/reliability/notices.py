@@ -36,6 +36,7 @@ def collect_notices(
     """
     return (
         *_support_notices(state, problem, evidence.has_repeated_pattern, training),
+        *_precision_notices(evidence),
         *_consistency_notices(problem, evidence),
         *_view_notices(state, evidence),
         *_camera_notices(problem, evidence),
@@ -70,6 +71,16 @@ def _support_notices(
             "weak-support",
             f"each photo shows only {per_image} track points on average, so the cameras are not well"
             " supported; add photos that overlap more or are sharper",
+        )
+
+
+def _precision_notices(evidence: Evidence) -> Iterator[Notice]:
+    """Warn if the observations do not determine the poses precisely."""
+    if evidence.pose_error > evidence.options.reliability.pose_precision.max_error:
+        yield Notice(
+            "uncertain-poses",
+            f"the photos determine the directions between cameras only to about {evidence.pose_error:.1f}"
+            " degrees; add photos that overlap more, are sharper, or are farther apart",
         )
 
 

@@ -156,6 +156,21 @@ class CameraProfileOptions:
 
 
 @dataclass(frozen=True)
+class PosePrecisionOptions:
+    """Prediction of the errors of the poses from the noise of the observations."""
+
+    max_error: Annotated[float, POSITIVE] = 0.5
+    """Maximum predicted mean error of the relative poses, in degrees; a larger error is reported. With 0.5
+    degrees, AUC@5 is 90."""
+    max_pair_error: Annotated[float, POSITIVE] = 5.0
+    """Larger errors of a single pair of photos, in degrees, count as this error."""
+    num_samples: Annotated[int, COUNT] = 20
+    """Number of samples of the poses."""
+    max_num_images: Annotated[int, COUNT] = 100
+    """Maximum number of photos whose relative poses are compared."""
+
+
+@dataclass(frozen=True)
 class ReliabilityOptions:
     """Thresholds beyond which a reconstruction counts as doubtful."""
 
@@ -165,6 +180,8 @@ class ReliabilityOptions:
     """Test of whether the photos determine the focal length."""
     camera_profile: CameraProfileOptions = field(default_factory=CameraProfileOptions)
     """Comparison of shared intrinsics with separate intrinsics for each photo."""
+    pose_precision: PosePrecisionOptions = field(default_factory=PosePrecisionOptions)
+    """Prediction of the errors of the poses."""
     max_exif_focal_ratio: Annotated[float, Gt(1)] = 1.15
     """If the estimated focal length and the focal length in the EXIF data differ by more than this factor,
     the difference is reported."""

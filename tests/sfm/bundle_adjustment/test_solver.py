@@ -19,7 +19,7 @@ from nope_splat.sfm.bundle_adjustment.problem import (
     robust_cost,
 )
 from nope_splat.sfm.bundle_adjustment.schur import NormalEquations, SchurStructure
-from nope_splat.sfm.bundle_adjustment.solver import bundle_adjust, intrinsics_covariance
+from nope_splat.sfm.bundle_adjustment.solver import bundle_adjust, intrinsics_covariance, sample_poses
 
 
 def true_problem(
@@ -237,6 +237,22 @@ def test_covariance_of_the_principal_point_shrinks_with_more_observations() -> N
     assert good is not None
     assert poor is not None
     assert good[1, 1] < 0.1 * 13.0**2 < poor[1, 1]
+
+
+def test_sampled_poses_differ_as_much_as_adjusted_ones() -> None:
+    """The spread of the sampled poses is that of adjustments to observations with other noise."""
+    problem = bundle_adjust(true_problem(num_points=100)).problem
+    noise, rng = 0.5, torch.Generator().manual_seed(0)
+    samples = sample_poses(problem, noise, 200)
+    assert samples is not None
+    adjusted = []
+    for _ in range(20):
+        noisy = problem.xy + noise * torch.randn(problem.xy.shape, generator=rng, dtype=torch.float64)
+        adjusted.append(bundle_adjust(replace(problem, xy=noisy)).problem.T_camera_world)
+    expected, found = torch.stack(adjusted), samples
+    torch.testing.assert_close(found[:, 0], problem.T_camera_world[:1].expand(200, 4, 4))
+    rotation_ratio = found[:, 1:, :3, :3].std(0).norm() / expected[:, 1:, :3, :3].std(0).norm()
+    assert 0.7 < rotation_ratio < 1.4
 
 
 def test_noise_is_estimated_with_its_degrees_of_freedom() -> None:
