@@ -80,7 +80,7 @@ def image_sets() -> list[ImageSet]:
             "valley",
             "copies_cropped_same_size",
             "copies",
-            Edited(_none, edits.enlarged_middle, 3, causes=frozenset({"mixed-cameras"})),
+            Edited(_none, edits.enlarged_middle, 3, causes=frozenset({"mixed-cameras", "separated-cameras"})),
         ),
     ]
     sets += [_edited_set(*row, honest=True) for row in easy]

@@ -38,7 +38,9 @@ CAUSES: dict[str, frozenset[str]] = {
     "moving": frozenset({"moving-objects"}),
     "mirrored": frozenset({"mirrored-images"}),
     "copies": frozenset(),
-    "numerics": frozenset({"uncertain-focal-length", "mixed-cameras", "uncertain-poses", "weak-support"}),
+    "numerics": frozenset(
+        {"uncertain-focal-length", "mixed-cameras", "separated-cameras", "uncertain-poses", "weak-support"}
+    ),
     "known-cameras": frozenset({"contradicting-known-cameras"}),
     "honest": frozenset(),
 }

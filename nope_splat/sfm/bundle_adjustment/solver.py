@@ -126,10 +126,10 @@ def sample_poses(problem: BundleProblem, noise: float, num_samples: int) -> Tens
     factor, info = torch.linalg.cholesky_ex(matrix)
     if info != 0:
         return None
-    generator = torch.Generator().manual_seed(0)
-    normal = torch.randn(len(matrix), num_samples, generator=generator, dtype=T.dtype).to(T.device)
+    generator = torch.Generator("cpu").manual_seed(0)  # the same samples on all devices
+    normal = torch.randn(len(matrix), num_samples, generator=generator, dtype=T.dtype, device="cpu")
     steps = torch.zeros(num_samples, len(free), dtype=T.dtype, device=T.device)
-    steps[:, free] = noise * torch.linalg.solve_triangular(factor.mT, normal, upper=True).T
+    steps[:, free] = noise * torch.linalg.solve_triangular(factor.mT, normal.to(T.device), upper=True).T
     return move_poses(T.expand(num_samples, -1, -1, -1), steps[:, : 6 * len(T)].view(num_samples, -1, 6))
 
 
