@@ -23,6 +23,11 @@ class SiftOptions:
     contrast_threshold: float = 0.02
     """OpenCV's `contrastThreshold`: smallest contrast of a keypoint. The default is half of OpenCV's default,
     so that dim regions also get keypoints."""
+    min_gray_range: float = 96.0
+    """Photos whose gray levels (0 to 255) span a smaller range, from the 0.5th to the 99.5th percentile, are
+    underexposed or hazy. Their contrast is raised to this range, so that they get keypoints, too."""
+    max_gain: float = 4.0
+    """Maximum factor by which contrast is raised; a larger factor would turn noise into keypoints."""
     noise_diameter: float = 2.6
     """Diameter D in the model of the localization noise: the position of a keypoint of diameter d has a
     standard deviation proportional to sqrt(1 + (d / D)^2). In pixels of the image in which keypoints are

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nope_splat.io.images import ImageFile, read_image, read_mask
-from nope_splat.matching.options import MatchingSettings
+from nope_splat.matching.options import MatchingSettings, SiftOptions
 from nope_splat.scene.features import Keypoints, MaskEffect
 
 
@@ -27,7 +27,7 @@ def sift_keypoints(image: ImageFile, settings: MatchingSettings) -> Keypoints:
     """
     options = settings.sift
     pixel_size, size = settings.feature_size(image)
-    gray = cv2.cvtColor(read_image(image, size)[..., :3], cv2.COLOR_RGB2GRAY)
+    gray = raise_contrast(cv2.cvtColor(read_image(image, size)[..., :3], cv2.COLOR_RGB2GRAY), options)
     mask = read_mask(image, size)
     # Without the precise upscale, OpenCV's coordinates are off by a quarter of a pixel.
     detector = cv2.SIFT.create(contrastThreshold=options.contrast_threshold, enable_precise_upscale=True)
@@ -56,6 +56,25 @@ def sift_keypoints(image: ImageFile, settings: MatchingSettings) -> Keypoints:
         image_size=(image.width, image.height),
         mask_effect=mask_effect,
     )
+
+
+def raise_contrast(gray: NDArray[np.uint8], options: SiftOptions) -> NDArray[np.uint8]:
+    """Raise the contrast of an underexposed or hazy image; return other images unchanged.
+
+    Args:
+        gray: Gray levels. (H, W).
+        options: Minimum range of the gray levels, and maximum factor.
+
+    Returns:
+        Gray levels, scaled around the middle of their range and shifted into the range from 0 to 255. (H, W).
+    """
+    shares = np.bincount(gray.reshape(-1), minlength=256).cumsum() / gray.size
+    low, high = np.searchsorted(shares, [0.005, 0.995])
+    if high - low >= options.min_gray_range:
+        return gray
+    gain = min(options.max_gain, options.min_gray_range / max(high - low, 1))
+    levels = (np.arange(256) - (low + high) / 2) * gain + 127.5
+    return np.rint(levels).clip(0, 255).astype(np.uint8)[gray]
 
 
 def select_keypoints(

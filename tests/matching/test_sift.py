@@ -12,7 +12,8 @@ from PIL import Image
 
 from nope_splat.io.images import ImageFile
 from nope_splat.matching import MatchingSettings, extract_keypoints, match_pairs
-from nope_splat.matching.sift import select_keypoints, sift_keypoints
+from nope_splat.matching.options import SiftOptions
+from nope_splat.matching.sift import raise_contrast, select_keypoints, sift_keypoints
 
 SETTINGS = MatchingSettings()
 
@@ -96,6 +97,27 @@ def test_masked_pixels_have_no_keypoints(tmp_path: Path) -> None:
     few = sift_keypoints(masked, replace(SETTINGS, max_keypoints=10))
     assert len(few.xy) == 10
     assert few.xy[:, 0].min() >= 160
+
+
+@pytest.mark.parametrize("gain", [0.15, 0.3])
+def test_underexposed_photos_have_keypoints(gain: float, tmp_path: Path) -> None:
+    image, centers = blobs(tmp_path / "bright.png")
+    dark = tmp_path / "dark.png"
+    Image.fromarray(np.rint(gain * np.asarray(Image.open(image.path))).astype(np.uint8)).save(dark)
+    bright_keypoints, dark_keypoints = (
+        sift_keypoints(replace(image, path=path), SETTINGS) for path in (image.path, dark)
+    )
+    assert len(offsets(dark_keypoints.xy, centers)) >= 0.8 * len(offsets(bright_keypoints.xy, centers))
+
+
+def test_contrast_is_raised_to_a_range_and_kept_above_it() -> None:
+    options, ramp = SiftOptions(), np.tile(np.arange(256, dtype=np.uint8), (4, 1))
+    np.testing.assert_array_equal(raise_contrast(ramp, options), ramp)
+    np.testing.assert_array_equal(raise_contrast(ramp // 2 + 90, options), ramp // 2 + 90)
+    raised = raise_contrast(ramp // 4 + 20, options)
+    assert np.ptp(raised.astype(int)) == pytest.approx(options.min_gray_range, abs=4)
+    flat = raise_contrast(ramp // 64, options)
+    assert np.ptp(flat.astype(int)) == pytest.approx(3 * options.max_gain, abs=1)
 
 
 def test_a_textureless_image_has_no_keypoints(tmp_path: Path) -> None:
