@@ -179,4 +179,4 @@ def _write_record(directory: Path, files: Mapping[str, list[str]]) -> None:
     """Replace the file `RECORD` of an output folder."""
     content = {"purpose": "files that nope-splat wrote and may replace", "files": files}
     with replacing(directory / RECORD, directory / STAGING / RECORD) as file:
-        file.write(json.dumps(content, indent=1).encode())
+        file.write(json.dumps(content, indent=1, sort_keys=True).encode())

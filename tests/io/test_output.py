@@ -39,6 +39,14 @@ def test_files_of_earlier_exports_are_replaced_or_removed(tmp_path: Path) -> Non
     assert not (tmp_path / "sub").exists()
 
 
+def test_the_record_does_not_depend_on_earlier_exports(tmp_path: Path) -> None:
+    files = {name: "1" for name in "dbcafe"}
+    write(tmp_path / "once", files)
+    write(tmp_path / "twice", dict(list(files.items())[:3]))
+    write(tmp_path / "twice", files)
+    assert (tmp_path / "once" / RECORD).read_bytes() == (tmp_path / "twice" / RECORD).read_bytes()
+
+
 def test_no_empty_folder_is_left(tmp_path: Path) -> None:
     write(tmp_path / "masks", {"a.png": "1"})
     write(tmp_path / "masks", {}, remove_others=True)
