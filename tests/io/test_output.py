@@ -40,7 +40,7 @@ def test_files_of_earlier_exports_are_replaced_or_removed(tmp_path: Path) -> Non
 
 
 def test_the_record_does_not_depend_on_earlier_exports(tmp_path: Path) -> None:
-    files = {name: "1" for name in "dbcafe"}
+    files = dict.fromkeys("dbcafe", "1")
     write(tmp_path / "once", files)
     write(tmp_path / "twice", dict(list(files.items())[:3]))
     write(tmp_path / "twice", files)

@@ -10,6 +10,8 @@ from nope_splat.geometry.robust import huber_weight
 from nope_splat.sfm.bundle_adjustment.lens_coupling import coupling_equations
 from nope_splat.sfm.bundle_adjustment.problem import BundleProblem, BundleStep, Linearization
 
+MAX_BORDER_SIZE = 10_000_000
+"""Maximum number of elements of temporary arrays for the coupling of poses and intrinsics."""
 TILE = 16
 """Number of observation pairs in one matrix product."""
 
@@ -97,7 +99,7 @@ class NormalEquations:
             return _sum_by(values, problem.point_ids, num_points)
 
         def by_intrinsics(values: Tensor) -> Tensor:
-            return torch.stack([values[camera_ids == k].sum(0) for k in range(num_cameras)])
+            return _sum_by(values, camera_ids, num_cameras)
 
         prior = problem.prior_sigma**-2
         self.poses = by_pose(at_ @ a)
@@ -164,18 +166,16 @@ class NormalEquations:
         diagonal_blocks = self.poses - _sum_by(eliminated @ self.poses_points.mT, image_ids, num_images)
         matrix = torch.zeros(2 * (size + num_intrinsics,), dtype=coupling.dtype, device=coupling.device)
         matrix[:size, :size] = torch.block_diag(*diagonal_blocks) - coupling - coupling.T
-        # Process one camera (set of intrinsics) at a time to limit memory.
-        by_camera = self.intrinsics_points.split(self.problem.intrinsics.shape[1], dim=1)
-        border = torch.stack(
-            [-_sum_by(eliminated @ block[point_ids].mT, image_ids, num_images) for block in by_camera], dim=2
-        )
+        # Process some columns at a time to limit memory.
+        blocks = self.intrinsics_points.split(max(1, MAX_BORDER_SIZE // (6 * len(image_ids))), dim=1)
+        border = [-_sum_by(eliminated @ block[point_ids].mT, image_ids, num_images) for block in blocks]
+        border = torch.cat(border, dim=2).unflatten(2, self.problem.intrinsics.shape)
         images = torch.arange(num_images, device=border.device)
         border[images, :, self.problem.camera_ids] += self.poses_intrinsics
         matrix[:size, size:] = border.reshape(size, num_intrinsics)
         matrix[size:, :size] = matrix[:size, size:].T
-        matrix[size:, size:] = torch.block_diag(*self.intrinsics) - torch.cat(
-            [(block @ inverse @ self.intrinsics_points.mT).sum(0) for block in by_camera]
-        )
+        left, right = self.intrinsics_points @ inverse, self.intrinsics_points
+        matrix[size:, size:] = torch.block_diag(*self.intrinsics) - torch.einsum("pik,pjk->ij", left, right)
 
         reached = inverse @ self.gradient_points
         gradient = torch.cat(

@@ -51,7 +51,9 @@ def camera_profile(state: SfmState, options: CameraProfileOptions, device: str) 
         return neutral
     rows = sample_observations(state, options.max_num_observations)
     shared, separate = state.snapshot(), separate_cameras(state, options)
-    adjustment = BundleAdjustmentOptions(max_iterations=options.max_iterations, device=device)
+    adjustment = BundleAdjustmentOptions(
+        max_iterations=options.max_iterations, tolerance=options.tolerance, device=device
+    )
     shared_result = shared.bundle_adjust(adjustment, rows)
     separate_result = separate.bundle_adjust(replace(adjustment, refine_principal_point=True), rows)
     if shared_result is None or separate_result is None:

@@ -153,6 +153,8 @@ class CameraProfileOptions:
     the longest tracks are used."""
     max_iterations: Annotated[int, COUNT] = 15
     """Maximum number of steps of each bundle adjustment."""
+    tolerance: Annotated[float, POSITIVE] = 1e-3
+    """Each bundle adjustment stops when a step reduces the cost by less than this fraction of the cost."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ class PosePrecisionOptions:
     degrees, AUC@5 is 90."""
     max_pair_error: Annotated[float, POSITIVE] = 5.0
     """Larger errors of a single pair of photos, in degrees, count as this error."""
-    num_samples: Annotated[int, COUNT] = 20
+    num_samples: Annotated[int, COUNT] = 10
     """Number of samples of the poses."""
     max_num_images: Annotated[int, COUNT] = 100
     """Maximum number of photos whose relative poses are compared."""
