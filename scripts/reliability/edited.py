@@ -71,7 +71,12 @@ def image_sets() -> list[ImageSet]:
     easy: list[tuple[str, str, Family, Edited]] = [
         ("valley", "all_mirrored", "mirrored", Edited(lambda _: all_mirrored, pose=lambda p, _: mirrored(p))),
         ("fountain", "half_upside_down", "numerics", Edited(lambda _: turned, pose=upside_down)),
-        ("valley", "extreme_jpeg", "numerics", Edited(lambda _: edits.by_image(edits.low_quality))),
+        (
+            "valley",
+            "extreme_jpeg",
+            "numerics",
+            Edited(lambda _: edits.by_image(edits.low_quality), causes=frozenset({"uncertain-poses"})),
+        ),
         ("valley", "rolling_exposure", "numerics", Edited(lambda _: edits.exposure)),
         ("valley", "every_photo_twice", "copies", Edited(_none, lambda image: image)),
         ("valley", "copies_resaved_brighter", "copies", Edited(_none, edits.brighter)),

@@ -166,6 +166,9 @@ class PosePrecisionOptions:
     degrees, AUC@5 is 90."""
     max_pair_error: Annotated[float, POSITIVE] = 5.0
     """Larger errors of a single pair of photos, in degrees, count as this error."""
+    min_baseline_ratio: Annotated[float, SHARE] = 0.02
+    """The direction between two cameras is ignored if their distance is less than this fraction of the
+    largest distance between two cameras, as between photos of a burst."""
     num_samples: Annotated[int, COUNT] = 10
     """Number of samples of the poses."""
     max_num_images: Annotated[int, COUNT] = 100

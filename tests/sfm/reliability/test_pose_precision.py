@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fixtures.synthetic import SyntheticScene, make_scene, random_points
+from fixtures.synthetic import SyntheticScene, make_scene, random_points, ring
 
 from nope_splat.evaluation.pose_metrics import compare_poses
 from nope_splat.sfm import SfmOptions
@@ -49,6 +49,18 @@ def test_a_sample_of_the_images_is_enough(tmp_path: Path) -> None:
         predict_pose_error(state, PosePrecisionOptions(max_num_images=number), "cpu") for number in (10, 6)
     )
     assert few == pytest.approx(all_images, rel=0.5)
+
+
+def test_directions_within_a_burst_do_not_count(tmp_path: Path) -> None:
+    poses = ring(4).repeat(2, axis=0)
+    poses[1::2, :3, 3] += 1e-4
+    state = refined(make_scene(poses=poses, num_points=400, wrong=0.0), tmp_path)
+    error, with_bursts = (
+        predict_pose_error(state, PosePrecisionOptions(min_baseline_ratio=ratio), "cpu")
+        for ratio in (0.02, 0)
+    )
+    assert error < 0.3
+    assert with_bursts > 2 * error
 
 
 @pytest.mark.parametrize(("noise", "is_told"), [(0.3, False), (2.5, True)])
