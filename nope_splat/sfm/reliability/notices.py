@@ -36,11 +36,11 @@ def collect_notices(
     """
     return (
         *_support_notices(state, problem, evidence.has_repeated_pattern, training),
-        *_precision_notices(evidence),
         *_consistency_notices(problem, evidence),
         *_view_notices(state, evidence),
         *_camera_notices(problem, evidence),
         *_focal_notices(state, problem, evidence),
+        *_precision_notices(evidence),
         *_separation_notices(state, problem),
         *_stationary_notices(problem.images.stationary),
         *_mirrored_notices(problem.images.mirrored),
