@@ -171,6 +171,11 @@ def _reason(error: Exception) -> str:
     return " ".join(text.split())[:200] or type(error).__name__
 
 
+def one_line(text: str, max_length: int = 200) -> str:
+    """Shorten a text from a file, and replace its line breaks, for a message."""
+    return " ".join(text[:max_length].split())
+
+
 def _brief(value: object) -> str:
     """Format a value for an error message: at most the first 60 characters of its `repr`."""
     # `repr` of an integer with thousands of digits raises ValueError.

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nope_splat.errors import NopeSplatError
-from nope_splat.io.camera_checks import InvalidCamera, check_intrinsics
+from nope_splat.io.camera_checks import InvalidCamera, check_intrinsics, one_line
 from nope_splat.io.cameras.entries import CameraEntry
 from nope_splat.io.cameras.fitting import FittedLens, fit_lens
 from nope_splat.io.cameras.lenses import Size, UnsuitableLens
@@ -60,7 +60,7 @@ class LensConverter:
         except UnsuitableLens as error:
             raise NopeSplatError(
                 "unreadable-file",
-                f"the lens of {entry.name} in {self._path} cannot be used: {error};"
+                f"the lens of {one_line(entry.name)} in {self._path} cannot be used: {error};"
                 " undistort the photos with the program that wrote the file, and pass the undistorted"
                 " photos and their cameras",
             ) from error

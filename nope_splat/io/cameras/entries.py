@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nope_splat.io.camera_checks import InvalidCamera, parsing
+from nope_splat.io.camera_checks import InvalidCamera, one_line, parsing
 from nope_splat.io.cameras.lenses import Lens, Size
 from nope_splat.io.cameras.names import file_name
 from nope_splat.io.images import UNPRINTABLE
@@ -77,8 +77,7 @@ def entries_by_name(path: Path, entries: Iterable[CameraEntry]) -> dict[str, Cam
 
 def parsing_camera(path: Path, name: str) -> AbstractContextManager[None]:
     """Return the context manager `parsing` with an error message for the camera of image `name` in a file."""
-    photo = " ".join(name[:200].split())
-    return parsing(f"the camera of {photo} in {path} cannot be used", "correct it or remove it")
+    return parsing(f"the camera of {one_line(name)} in {path} cannot be used", "correct it or remove it")
 
 
 def numbers(text: str | None, count: int) -> Array:

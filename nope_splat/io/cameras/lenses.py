@@ -19,6 +19,7 @@ from numpy.polynomial.polynomial import polyval
 
 from nope_splat.geometry.distortion import squared_radius
 from nope_splat.geometry.projection import perspective
+from nope_splat.io.camera_checks import one_line
 from nope_splat.utils.typing import Array, Mask
 
 Size = tuple[float, float]
@@ -56,7 +57,7 @@ class UnsuitableLens(ValueError):
     def __init__(
         self, model: str, reason: str = "its field of view is too large for a pinhole camera"
     ) -> None:
-        super().__init__(f"its camera model is {model[:40]}, and {reason}")
+        super().__init__(f"its camera model is {one_line(model, 40)}, and {reason}")
 
 
 @dataclass(frozen=True)

@@ -137,3 +137,10 @@ def test_sequential_terms_start_from_the_radially_distorted_point() -> None:
     on_plane = np.column_stack([radial, np.ones(len(radial))])
     np.testing.assert_allclose(sequential.project(points()), others.project(on_plane), atol=1e-12)
     assert np.abs(together.project(points()) - sequential.project(points())).max() > 1e-3
+
+
+@pytest.mark.parametrize("model", ["UNKNOWN\nMODEL", "\n", 300 * "x"])
+def test_a_message_with_an_odd_model_has_one_short_line(model: str) -> None:
+    message = str(UnsuitableLens(model))
+    assert "\n" not in message
+    assert len(message) < 150
