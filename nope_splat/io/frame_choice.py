@@ -1,10 +1,10 @@
 """Choose frames of a video by the motion of the image and by sharpness.
 
-The motion is measured by dense optical flow from a reference frame. Once it exceeds `min_motion`, the current
-frame becomes the next reference. The sum of the motions between reference frames is the path of the image up
-to a frame; shaking of a still camera does not add to it. The path is divided into steps of equal length, and
-the sharpest frame of each step is chosen. So frames are evenly spaced in motion, not in time, and blurred
-frames are chosen only if a whole step is blurred.
+The motion is measured by dense optical flow from a reference frame. Once it exceeds `reference_motion`, the
+current frame becomes the next reference. The sum of the motions between reference frames is the path of the
+image up to a frame; shaking of a still camera does not add to it. The path is divided into steps of equal
+length, and the sharpest frame of each step is chosen. So frames are evenly spaced in motion, not in time, and
+blurred frames are chosen only if a whole step is blurred.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ class FrameOptions:
     min_motion: Annotated[Suppress[float], POSITIVE] = 0.005
     """Minimum motion of the image between two chosen frames, as a fraction of its longer side. With less
     motion, frames show nothing new."""
+    reference_motion: Annotated[Suppress[float], POSITIVE] = 0.02
+    """Motion of the image, as a fraction of its longer side, after which the motion is measured from another
+    frame. Errors of optical flow and shaking of the camera are small compared with it."""
     max_motion: Annotated[Suppress[float], POSITIVE] = 0.25
     """Motion of the image between two chosen frames, as a fraction of its longer side, above which users are
     advised to use more frames, because each point is visible in too few of them."""
@@ -93,7 +96,7 @@ class FrameMeter:
 
         Returns:
             Length of the path of the image up to this frame, as a multiple of its longer side; it may
-            decrease by less than `min_motion`. And sharpness: the standard deviation of the Laplacian.
+            decrease by less than `reference_motion`. And sharpness: the standard deviation of the Laplacian.
         """
         sharpness = float(cv2.Laplacian(gray, cv2.CV_16S).std())
         height, width = scaled_shape(gray.shape, self._options.flow_size)
@@ -104,7 +107,7 @@ class FrameMeter:
         flow = self._flow.calc(self._reference, small, np.zeros((height, width, 2), np.float32))
         motion = float(np.median(np.linalg.norm(flow[self._textured], axis=-1))) / max(height, width)
         length = self._length + motion
-        if motion > self._options.min_motion:
+        if motion > self._options.reference_motion:
             self._length = length
             self._set_reference(small)
         return length, sharpness
