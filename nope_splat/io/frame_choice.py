@@ -35,7 +35,7 @@ class FrameOptions:
     16 times the square root of the duration in seconds: 51 for 10 seconds, 124 for a minute."""
     frames_per_root_second: Annotated[Suppress[float], POSITIVE] = 16.0
     """Default number of frames of a video of one second. It grows with the square root of the duration."""
-    min_motion: Annotated[Suppress[float], POSITIVE] = 0.005
+    min_motion: Annotated[Suppress[float], POSITIVE] = 0.002
     """Minimum motion of the image between two chosen frames, as a fraction of its longer side. With less
     motion, frames show nothing new."""
     reference_motion: Annotated[Suppress[float], POSITIVE] = 0.02

@@ -32,7 +32,7 @@ def test_the_path_is_the_motion_of_the_image() -> None:
 
 
 def test_shaking_is_no_path() -> None:
-    offsets = 0.3 * np.random.default_rng(0).random(60)
+    offsets = 0.2 * np.random.default_rng(0).random(60)
     path, _ = measure(pan(offsets.tolist()))
     assert path.max() < OPTIONS.min_motion
 
