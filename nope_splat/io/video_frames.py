@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from av.error import FFmpegError
 from av.video.reformatter import Interpolation
 from PIL import Image
 
@@ -50,7 +51,7 @@ class VideoFrames:
     total: int
     """Number of readable frames of the video."""
     num_damaged: int
-    """Number of damaged frames and other damaged parts of the video, which are not used."""
+    """Number of damaged frames and of frames of another size than the first; they are not used."""
     seconds: float
     """Duration of the readable part."""
     stated_seconds: float | None
@@ -110,14 +111,17 @@ def estimate_num_frames(path: Path, options: FrameOptions) -> int:
 
 def _write_frames(path: Path, name: str, options: FrameOptions, folder: Path) -> None:
     """Choose frames of a video, and write them to an empty folder with their description."""
-    with open_video(path) as video:
-        frames = _measured(video, name, options)
-    indices = [int(Path(file).stem) for file in frames.files]
-    with open_video(path) as video:
-        for index, image in progress_bar(_images(video, indices), f"Writing {name}", len(indices)):
-            file = folder / frames.files[index]
-            with replacing(file, file.with_suffix(".partial")) as opened:
-                image.save(opened, "JPEG", quality=QUALITY, subsampling=0)
+    try:
+        with open_video(path) as video:
+            frames = _measured(video, name, options)
+        indices = [int(Path(file).stem) for file in frames.files]
+        with open_video(path) as video:
+            for index, image in progress_bar(_images(video, indices), f"Writing {name}", len(indices)):
+                file = folder / frames.files[index]
+                with replacing(file, file.with_suffix(".partial")) as opened:
+                    image.save(opened, "JPEG", quality=QUALITY, subsampling=0)
+    except FFmpegError as error:  # an OSError, which is not about the cache
+        raise VideoError("its frames cannot be converted; convert it to H.264") from error
     with replacing(folder / RECORD, folder / f"{RECORD}.partial") as opened:
         opened.write(json.dumps(asdict(frames), indent=1).encode())
 
@@ -125,15 +129,17 @@ def _write_frames(path: Path, name: str, options: FrameOptions, folder: Path) ->
 def _measured(video: Video, name: str, options: FrameOptions) -> VideoFrames:
     """Decode a video, and choose frames; raise `VideoError` if none is usable."""
     meter, measurements, num_damaged, end = FrameMeter(options), [], 0, 0.0
+    shape: tuple[int, int] | None = None
     for frame in progress_bar(video.frames(), f"Reading {name}", video.num_frames):
         if frame is None:
             num_damaged += 1
             continue
         length, sharpness = measurements[-1][0] if measurements else 0.0, np.nan
-        if frame.is_corrupt:
+        shape = shape or (frame.height, frame.width)
+        if frame.is_corrupt or (frame.height, frame.width) != shape:
             num_damaged += 1
         else:
-            height, width = scaled_shape((frame.height, frame.width), options.sharpness_size)
+            height, width = scaled_shape(shape, options.sharpness_size)
             scaled = frame.reformat(width, height, "gray", interpolation=Interpolation.AREA)
             length, sharpness = meter.measure(np.ascontiguousarray(scaled.to_ndarray(), np.uint8))
         measurements.append((length, sharpness))

@@ -73,7 +73,8 @@ def write_levels(
     with av.open(path, "w") as container:
         stream = container.add_stream("libx264", rate=30)
         assert isinstance(stream, av.VideoStream)
-        stream.width, stream.height, stream.pix_fmt, stream.options = *size, "yuv420p", {"crf": "1"}
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        stream.codec_context.options = {"crf": "1"}
         stream.codec_context.color_range = color_range
         if matrix is not None:
             stream.codec_context.colorspace = matrix
