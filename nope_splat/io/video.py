@@ -13,7 +13,6 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
-from av.video.reformatter import Interpolation
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from PIL import Image
@@ -42,6 +41,12 @@ SD_SIZE = (1279, 576)
 """Largest width and height, in pixels, of videos in standard definition. If a file does not state the
 conversion from YCbCr to RGB, it is that of BT.601 up to this size, and that of BT.709 above, as in video
 players."""
+
+INTERPOLATION = 0x4 | 0x2000 | 0x40000
+"""FFmpeg's flags SWS_BICUBIC, SWS_FULL_CHR_H_INT and SWS_ACCURATE_RND, since PyAV 17 has no names
+for them. Without the second one, chroma would be repeated instead of interpolated."""
+MAX_PIXEL_ASPECT = 4
+"""Maximum ratio of the sides of a pixel; larger ratios are taken for damage."""
 
 
 class VideoError(ValueError):
@@ -79,13 +84,16 @@ class Video:
             The frames in the order of their display; None for each damaged part that cannot be decoded.
         """
         packets = self.container.demux(self.stream)
-        is_flushed = False
-        while not is_flushed:
+        is_end = False
+        while not is_end:
             try:
-                packet = next(packets, None)  # the last one is empty
+                packet = next(packets, None)
             except FFmpegError:  # the rest of the file is missing
                 packet = None
-            is_flushed = packet is None or not packet.size
+            is_empty = packet is None or not packet.size
+            is_end = is_empty and (packet is None or packet.dts is None)
+            if is_empty and not is_end:  # a repeated frame, which the decoder would take for the end
+                continue
             try:
                 yield from self.stream.codec_context.decode(packet)
             except FFmpegError:
@@ -131,15 +139,15 @@ class Video:
         if matrix in (0, UNSPECIFIED):  # 0 is RGB, for which the matrix has no effect
             is_small = frame.width <= SD_SIZE[0] and frame.height <= SD_SIZE[1]
             matrix = BT601 if is_small else BT709
-        # Without FULL_CHR_H_INT, chroma would be repeated instead of interpolated.
-        quality = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
         aspect = self.stream.sample_aspect_ratio or Fraction(1)
+        if not 1 / MAX_PIXEL_ASPECT <= aspect <= MAX_PIXEL_ASPECT:
+            aspect = Fraction(1)
         return frame.reformat(
             width=round(frame.width * max(aspect, Fraction(1))),
             height=round(frame.height / min(aspect, Fraction(1))),
             format=pixel_format,
             src_colorspace=matrix,
-            interpolation=int(quality),
+            interpolation=INTERPOLATION,
         ).to_ndarray()
 
 
