@@ -1,7 +1,7 @@
 """Reconstruct videos, and compare the chosen frames with evenly spaced ones.
 
     python -m scripts.benchmark.video --clip CLIP [--clip CLIP ...] --output-dir OUT [--num-frames N]
-    python -m scripts.benchmark.video --clip CLIP ... --output-dir OUT --num-frames N --compare True
+    python -m scripts.benchmark.video --clip CLIP ... --output-dir OUT --num-frames N --compare
 
 The first command runs `nope-splat reconstruct` on each video. The second one compares the chosen frames with
 as many frames at equal distances in time. Both sets get the same test frames, which are evenly spaced in time
@@ -48,6 +48,8 @@ class Settings:
     """Whether to compare the chosen frames with evenly spaced frames."""
     iterations: int = 300
     """Number of iterations of the trainings of a comparison."""
+    max_image_size: int = 256
+    """Longer side of the training images of a comparison in pixels."""
 
 
 def main(settings: Settings) -> None:
@@ -149,6 +151,7 @@ def _train(folder: Path, settings: Settings) -> list[str]:
         "--max-num-iterations": settings.iterations,
         "--steps-per-eval-image": 0,
         f"{parser}.eval-interval": EVAL_INTERVAL,
+        f"{parser}.max-image-size": settings.max_image_size,
     }
     command = ["ns-train", "nope-splat", *(str(part) for flag in flags.items() for part in flag)]
     trained = run_stage(command, folder / "train")
