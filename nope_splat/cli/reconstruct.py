@@ -34,17 +34,17 @@ def reconstruct(
     output_dir: Path,
     options: Annotated[SfmOptions, tyro.conf.arg(name="")] = SfmOptions(),  # noqa: B008 (frozen)
 ) -> None:
-    """Estimate cameras and track points from a folder of images, without training a splat.
+    """Estimate cameras and track points from images or videos, without training a splat.
 
     Writes `transforms.json` with `sparse_pc.ply` (nerfstudio), `sparse/0` (COLMAP model), `report.json`
     (statistics), `images/` with the registered images, and `masks/` if any registered image has a mask.
-    `images/` contains links to the images; an image that other tools would read differently is copied upright
-    and in sRGB. Neither images nor masks are written if this `images/` would be the image folder itself or
-    inside it. Results are cached in the subfolder `cache/` of the output folder, and reused if images and
-    options are the same.
+    `images/` contains links to the images and copies of the frames of videos; an image that other tools would
+    read differently is copied upright and in sRGB. Neither images nor masks are written if this `images/`
+    would be the image folder itself or inside it. Results are cached in the subfolder `cache/` of the output
+    folder, and reused if images and options are the same.
 
     Args:
-        data: Folder of images, or a folder that contains the image folder as `images/`.
+        data: Folder of images and videos, a folder that contains it as `images/`, or a video.
         output_dir: Output folder; created if missing. Files in it that nope-splat did not write are not
             replaced.
         options: Options of structure from motion.
@@ -53,7 +53,7 @@ def reconstruct(
         output_dir.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=output_dir).close()
     check_output_folder(output_dir)
-    folder = find_images(data, options.invert_masks)
+    folder = find_images(data, options.invert_masks, options.frames, output_dir / "cache")
     for name, reason in folder.skipped.items():
         logger.warning(f"Skipped {name}: {reason}.")
     in_place = uses_original_images(folder, output_dir)

@@ -11,7 +11,7 @@ from typing import Any
 
 from nope_splat.errors import NopeSplatError
 from nope_splat.io.images import ImageFile, list_files
-from nope_splat.utils.files import open_regular
+from nope_splat.utils.files import sha256
 
 FORMAT_VERSION = 15
 """Version number in every cache key. Increment it when a code change alters the results for the same images
@@ -60,7 +60,7 @@ def folder_hashes(data: Path) -> dict[str, str]:
 
     def hash_or_reason(path: Path) -> str:
         try:
-            return _hash(path)
+            return sha256(path)
         except OSError:
             return "unreadable"
 
@@ -82,7 +82,7 @@ def file_hash(path: Path) -> str:
         NopeSplatError: If the file cannot be read, or is not a regular file.
     """
     try:
-        return _hash(path)
+        return sha256(path)
     except OSError as error:
         raise NopeSplatError(
             "unreadable-file",
@@ -95,12 +95,3 @@ def _mask_key(image_file: ImageFile) -> list[str | bool] | None:
     if image_file.mask_path is None:
         return None
     return [file_hash(image_file.mask_path), image_file.mask_inverted]
-
-
-def _hash(path: Path) -> str:
-    """Compute the SHA-256 hash of a file in hexadecimal digits; raise `OSError` if the file is unreadable."""
-    digest = hashlib.sha256()
-    with open_regular(path) as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

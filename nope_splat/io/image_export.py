@@ -64,7 +64,7 @@ def export_images(
         file.parent.mkdir(parents=True, exist_ok=True)
         if name != image.name:
             Image.fromarray(read_image(image)).save(file, compress_level=1)  # other levels are slow
-        elif copy:
+        elif copy or image.video is not None:  # frames are in the cache, which may be removed
             shutil.copyfile(image.path, file)
         else:
             file.symlink_to(image.path.resolve())
@@ -101,17 +101,19 @@ def uses_original_images(folder: ImageFolder, output_dir: Path) -> bool:
         output_dir: Output folder; images are exported to its subfolder `images`.
 
     Raises:
-        NopeSplatError: If the output is in the image folder, and an image has to be converted.
+        NopeSplatError: If the output is in the image folder, and an image has to be converted or is a frame
+            of a video.
     """
     root = folder.root.resolve()
     if not (output_dir / "images").resolve().is_relative_to(root):
         return False
-    converted = next((image.name for image in folder.images if not is_portable(image)), None)
+    written = (image.name for image in folder.images if image.video is not None or not is_portable(image))
+    converted = next(written, None)
     if converted is not None:
         raise NopeSplatError(
             "unwritable-output",
-            f"{converted} must be converted for other tools, but {output_dir / 'images'} is in the photo"
-            f" folder {folder.root}; choose another output folder",
+            f"{converted} must be written or converted for other tools, but {output_dir / 'images'} is in the"
+            f" photo folder {folder.root}; choose another output folder",
         )
     return True
 

@@ -1,15 +1,16 @@
-"""Image folders: find, check and read images and masks, rotated upright by their EXIF orientation."""
+"""Image folders: find, check and read photos, frames of videos, and masks, rotated upright."""
 
 from __future__ import annotations
 
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -20,9 +21,13 @@ from nope_splat.errors import NopeSplatError
 from nope_splat.io.color import color_problem
 from nope_splat.io.decoding import failure_reason, open_image, read_alpha, read_pixels, turn_upright
 from nope_splat.io.exif import ExifData, read_exif
+from nope_splat.io.frame_choice import FrameOptions
 from nope_splat.io.masks import require_mask_fits, scale_mask, turn_mask_upright, used_pixels
-from nope_splat.io.photo_files import image_root, list_photos
+from nope_splat.io.photo_files import PhotoFiles, image_root, list_photos, natural_key
 from nope_splat.io.photo_notices import FileFindings, log_findings, log_listing
+from nope_splat.io.video import VIDEO_SUFFIXES, VideoError
+from nope_splat.io.video_frames import estimate_num_frames, extract_frames
+from nope_splat.utils.cache import Cache, temporary_cache
 from nope_splat.utils.progress import progress_bar
 
 logger = logging.getLogger(__name__)
@@ -30,6 +35,7 @@ logger = logging.getLogger(__name__)
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 """Pattern of control characters and surrogates (bytes that are not UTF-8). Images with such characters in
 their names are skipped, because other tools cannot write these names."""
+UNPRINTABLE_REASON = "its name contains control characters or bytes that are not UTF-8; rename it"
 
 MAX_READING_THREADS = min(8, os.cpu_count() or 1)
 """Number of threads that read and check images. The number is limited because the C library may keep 64 MB of
@@ -45,7 +51,8 @@ class ImageFile:
     path: Path
     """Path of the image file."""
     name: str
-    """Path relative to the image folder, with forward slashes; identifies the image in all stages."""
+    """Path relative to the image folder, with forward slashes; identifies the image in all stages. The name
+    of a frame is the name of its video and the index of the frame, such as `clip.mp4/000123.jpg`."""
     width: int
     """Width in pixels at full resolution, after EXIF orientation."""
     height: int
@@ -59,6 +66,8 @@ class ImageFile:
     """EXIF data of the file; defaults for values that are missing."""
     mask_inverted: bool = False
     """Whether the white pixels of the mask file are ignored instead of the black pixels."""
+    video: str | None = None
+    """Name of the video of which the image is a frame; None for photos."""
 
 
 @dataclass(frozen=True)
@@ -66,31 +75,47 @@ class ImageFolder:
     """Usable and skipped images of a folder."""
 
     root: Path
-    """Folder to which image names are relative."""
+    """Folder to which image names are relative, or the video if there is no folder."""
     images: tuple[ImageFile, ...]
     """Usable images, in natural order of their names (`photo9` before `photo10`)."""
     skipped: dict[str, str]
-    """Why image files or subfolders cannot be used: reason by name."""
+    """Why image files, videos or subfolders cannot be used: reason by name."""
 
 
-def find_images(data: Path | str, invert_masks: bool = False) -> ImageFolder:
-    """Find and check the images in a folder and its subfolders.
+class _Candidate(NamedTuple):
+    """File that may be an image; the fields are those of `ImageFile`."""
 
-    Every file is decoded once, so that damaged files are reported before later stages start. Hidden files and
-    folders are ignored. Possible masks of `a/b.jpg` are `masks/a/b.jpg.png`, `masks/a/b.png`,
+    path: Path
+    mask_path: Path | None
+    video: str | None = None
+
+
+def find_images(
+    data: Path | str,
+    invert_masks: bool = False,
+    frame_options: FrameOptions | None = None,
+    cache_dir: Path | None = None,
+) -> ImageFolder:
+    """Find and check the images in a folder and its subfolders, and choose frames of the videos.
+
+    Every image file is decoded once, so that damaged files are reported before later stages start. Hidden
+    files and folders are ignored. Possible masks of `a/b.jpg` are `masks/a/b.jpg.png`, `masks/a/b.png`,
     `masks/a/b_mask.jpg` and `a/b_mask.png`, for example; the folder `masks` is in the image folder or next to
     it (see `nope_splat.io.mask_files.assign_masks`).
 
     Args:
-        data: The image folder, or a folder that contains it as `images/`.
+        data: The image folder, a folder that contains it as `images/`, or a video.
         invert_masks: Whether to ignore the white pixels of mask files instead of the black pixels.
+        frame_options: Options of choosing frames of videos; default options if None.
+        cache_dir: Folder in which frames of videos are cached; if None, they are removed when the process
+            ends.
 
     Returns:
         The images, and the files and subfolders that were skipped.
 
     Raises:
-        NopeSplatError: If the folder does not exist or cannot be read, fewer than two images are usable, or a
-            mask is damaged or has a different aspect ratio from its image.
+        NopeSplatError: If the folder or video does not exist or cannot be read, fewer than two images are
+            usable, or a mask is damaged or has a different aspect ratio from its image.
     """
     data = Path(data)
     _require_readable(data)
@@ -102,31 +127,28 @@ def find_images(data: Path | str, invert_masks: bool = False) -> ImageFolder:
         skipped[_escape(name)] = f"folder cannot be read ({error.strerror})"
 
     files = list_photos(root, skip_folder)
-    names = files.photos
-    if not names:
+    if not files.photos and not files.videos:
         advice = "; ".join(files.unread) or (
-            "pass a folder that contains image files such as .jpg, .png, .webp or .tiff"
+            "pass a folder that contains image files such as .jpg, .png, .webp or .tiff, or a video"
         )
         raise NopeSplatError("too-few-images", f"no photos in {root}; {advice}")
+    candidates = _candidates(files, skipped, frame_options or FrameOptions(), cache_dir)
+    findings: dict[str, FileFindings] = {}
 
     def check(name: str) -> ImageFile | str:
-        image, finding = _check(root, name, files.masks.paths.get(name))
-        findings[name] = finding
-        return replace(image, mask_inverted=invert_masks) if isinstance(image, ImageFile) else image
+        candidate = candidates[name]
+        image, findings[name] = _check(candidate.path, name, candidate.mask_path)
+        if isinstance(image, ImageFile):
+            return replace(image, mask_inverted=invert_masks, video=candidate.video)
+        return image
 
-    findings: dict[str, FileFindings] = {}
     with ThreadPoolExecutor(MAX_READING_THREADS) as pool:
-        checked = list(progress_bar(pool.map(check, names), "Reading photos", len(names)))
+        checked = list(progress_bar(pool.map(check, candidates), "Reading photos", len(candidates)))
     images = tuple(image for image in checked if isinstance(image, ImageFile))
-    reasons = {name: reason for name, reason in zip(names, checked, strict=True) if isinstance(reason, str)}
-    skipped |= {_escape(name): reason for name, reason in reasons.items()}
+    reasons = zip(candidates, checked, strict=True)
+    skipped |= {_escape(name): reason for name, reason in reasons if isinstance(reason, str)}
     log_listing(root, files)
-    if len(images) < 2:
-        found = f"only one readable photo ({images[0].name})" if images else "no readable photos"
-        unread = "".join(f"; {name}: {reason}" for name, reason in list(skipped.items())[:5])
-        raise NopeSplatError(
-            "too-few-images", f"{root} contains {found}, but at least two are needed{unread}"
-        )
+    _require_two(root, images, skipped)
     for folder in files.masks.folders:
         if not os.access(folder, os.R_OK | os.X_OK):
             raise NopeSplatError(
@@ -198,39 +220,93 @@ def read_mask(image_file: ImageFile, size: tuple[int, int] | None = None) -> NDA
     return used
 
 
-def count_images(data: Path) -> int:
+def count_images(data: Path, frame_options: FrameOptions | None = None) -> int:
     """Count the image files, except masks, in a folder and its subfolders, without reading them.
 
     Args:
-        data: The image folder, or a folder that contains it as `images/`.
+        data: The image folder, a folder that contains it as `images/`, or a video.
+        frame_options: Options of choosing frames of videos, whose number is estimated; default options if
+            None.
     """
-    return len(list_photos(image_root(data)).photos)
+    files = list_photos(image_root(data))
+    options = frame_options or FrameOptions()
+    return len(files.photos) + sum(estimate_num_frames(files.folder / name, options) for name in files.videos)
 
 
 def list_files(data: Path) -> dict[str, tuple[Path, Path | None]]:
-    """List the image files of a folder with their mask files, without reading or checking them.
+    """List the image files and videos of a folder with their mask files, without reading or checking them.
 
     Args:
-        data: The image folder, or a folder that contains it as `images/`.
+        data: The image folder, a folder that contains it as `images/`, or a video.
 
     Returns:
-        Path of the image file and path of its mask file (None without a mask file), by image name.
+        Path of the file and path of its mask file (None without a mask file), by name.
     """
-    root = image_root(data)
-    files = list_photos(root)
-    return {name: (root / name, files.masks.paths.get(name)) for name in files.photos}
+    files = list_photos(image_root(data))
+    names = (*files.photos, *files.videos)
+    return {name: (files.folder / name, files.masks.paths.get(name)) for name in names}
+
+
+def _candidates(
+    files: PhotoFiles, skipped: dict[str, str], frame_options: FrameOptions, cache_dir: Path | None
+) -> dict[str, _Candidate]:
+    """Return the photos and the frames of the videos by name, in natural order.
+
+    Args:
+        files: The files in the image folder.
+        skipped: Reasons why files cannot be used, by name; the reasons for videos are added.
+        frame_options: Options of choosing frames.
+        cache_dir: Folder in which frames are cached; None for a temporary folder.
+    """
+    masks = files.masks.paths
+    candidates = {name: _Candidate(files.folder / name, masks.get(name)) for name in files.photos}
+    for video in files.videos:
+        path = files.folder / video
+        if UNPRINTABLE.search(video):
+            skipped[_escape(video)] = UNPRINTABLE_REASON
+            continue
+        cache = Cache(cache_dir) if cache_dir else temporary_cache()
+        try:
+            folder, frames = extract_frames(path, video, frame_options, cache, len(files.videos))
+        except VideoError as error:
+            skipped[video] = str(error)
+            continue
+        for file in frames.files:
+            candidates[f"{video}/{file}"] = _Candidate(folder / file, masks.get(video), video)
+    return dict(sorted(candidates.items(), key=lambda item: natural_key(item[0])))
 
 
 def _require_readable(data: Path) -> None:
-    """Raise an error if the image folder does not exist, is a file, or cannot be read."""
+    """Raise an error if the image folder or video does not exist, cannot be read, or is another file."""
     if not data.exists():
         raise NopeSplatError("missing-file", f"the photo folder {data} does not exist; check the path")
-    if not data.is_dir():
-        raise NopeSplatError("unreadable-file", f"{data} is a file; pass the folder that contains the photos")
-    if not os.access(data, os.R_OK | os.X_OK):
+    if not data.is_dir() and data.suffix.lower() not in VIDEO_SUFFIXES:
+        raise NopeSplatError(
+            "unreadable-file",
+            f"{data} is neither a folder nor a video; pass the folder that contains the photos",
+        )
+    if not os.access(data, os.R_OK | os.X_OK if data.is_dir() else os.R_OK):
         raise NopeSplatError(
             "unreadable-file", f"no permission to read the photo folder {data}; check its permissions"
         )
+
+
+def _require_two(root: Path, images: Sequence[ImageFile], skipped: Mapping[str, str]) -> None:
+    """Raise an error if fewer than two images are usable.
+
+    Args:
+        root: The image folder, or the video.
+        images: The usable images.
+        skipped: Reasons why files cannot be used, by name.
+    """
+    if len(images) >= 2:
+        return
+    if root.is_file() and root.name in skipped:
+        raise NopeSplatError("unreadable-file", f"{root} cannot be used: {skipped[root.name]}")
+    kind = "frame" if root.is_file() else "photo"
+    found = f"only one readable {kind} ({images[0].name})" if images else f"no readable {kind}s"
+    unread = "".join(f"; {name}: {reason}" for name, reason in list(skipped.items())[:5])
+    raise NopeSplatError("too-few-images", f"{root} contains {found}, but at least two are needed{unread}")
 
 
 def _escape(name: str) -> str:
@@ -238,15 +314,14 @@ def _escape(name: str) -> str:
     return UNPRINTABLE.sub(lambda match: f"\\x{ord(match[0]) & 0xFF:02x}", name)
 
 
-def _check(root: Path, name: str, mask_path: Path | None) -> tuple[ImageFile | str, FileFindings]:
-    """Check an image file in the folder `root`, and its mask file, by decoding them.
+def _check(path: Path, name: str, mask_path: Path | None) -> tuple[ImageFile | str, FileFindings]:
+    """Check an image file and its mask file by decoding them.
 
     Returns:
         The image, or the reason (text) why it cannot be used; and findings about the files, for the user.
     """
-    path = root / name
     if UNPRINTABLE.search(name):
-        return "its name contains control characters or bytes that are not UTF-8; rename it", FileFindings()
+        return UNPRINTABLE_REASON, FileFindings()
     try:
         with open_image(path) as image:
             image.load()  # `read_exif` ignores errors, also those of decoding PNG files up to their EXIF data

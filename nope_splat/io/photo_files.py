@@ -1,15 +1,22 @@
-"""List an image folder without reading its files: photos, their masks, and files that cannot be read."""
+"""List an image folder without reading its files: photos, videos, masks, and files that cannot be read."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from nope_splat.io.decoding import IMAGE_SUFFIXES
-from nope_splat.io.mask_files import AssignedMasks, assign_masks, is_mask_folder_name, masks_beside_photos
+from nope_splat.io.mask_files import (
+    AssignedMasks,
+    assign_masks,
+    is_mask_folder_name,
+    mask_folders,
+    masks_beside_photos,
+)
+from nope_splat.io.video import VIDEO_SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -50,33 +57,35 @@ UNREAD_KINDS = (
     _kind("GIF file", "GIF files", "save {them} as PNG", ".gif"),
     _kind("archive", "archives", "unpack {them}", ".zip .rar .7z .tar .tgz .gz .bz2 .xz .zst"),
     _kind(
-        "video",
-        "videos",
-        "extract frames with ffmpeg",
-        ".mp4 .mov .m4v .avi .mkv .webm .mts .m2ts .3gp .wmv .mpg .mpeg .insv .360 .braw .r3d",
+        "360-degree video", "360-degree videos", "export a flat view of {them} as an MP4 file", ".insv .360"
     ),
+    _kind("raw video", "raw videos", "export {them} as MP4 files", ".braw .r3d .crm"),
 )
 """Kinds of files that are not read. They are reported to the user, so that no photo is skipped silently."""
 
 
 @dataclass(frozen=True)
 class PhotoFiles:
-    """Photos, masks and unread files of an image folder and its subfolders."""
+    """Photos, videos, masks and unread files of an image folder and its subfolders."""
 
+    folder: Path
+    """Folder to which the names are relative."""
     photos: tuple[str, ...]
-    """Names of the photos, relative to the image folder, in natural order (see `natural_key`)."""
+    """Names of the photos, in natural order (see `natural_key`)."""
+    videos: tuple[str, ...]
+    """Names of the videos, in natural order."""
     masks: AssignedMasks
-    """Mask files of the photos."""
+    """Mask files of photos and videos; the mask of a video is that of all its frames."""
     unread: tuple[str, ...]
-    """Part of a message for each kind of files that cannot be read, such as "2 videos (.mp4) are not read;
-    extract frames with ffmpeg"."""
+    """Part of a message for each kind of files that cannot be read, such as "2 raw files (.nef) are not read;
+    export them as JPEG or TIFF"."""
 
 
 def image_root(data: Path) -> Path:
-    """Return the subfolder `images` (or `Images`, `IMAGES`) of a folder if it exists, else the folder itself.
+    """Return the subfolder `images` (or `Images`, `IMAGES`) of a folder if it exists, else the path itself.
 
     Args:
-        data: The image folder, or a folder that contains it as `images/`.
+        data: The image folder, a folder that contains it as `images/`, or a video.
     """
     for name in ("images", "Images", "IMAGES"):
         if (data / name).is_dir():
@@ -85,25 +94,43 @@ def image_root(data: Path) -> Path:
 
 
 def list_photos(root: Path, on_error: Callable[[OSError], object] = lambda _: None) -> PhotoFiles:
-    """List the photos of an image folder with their masks.
+    """List the photos and videos of an image folder with their masks.
 
-    Hidden files and folders are ignored.
+    Hidden files and folders are ignored. A video beside a photo of the same name is not listed, because it is
+    the moving part of the photo (a live photo).
 
     Args:
-        root: The image folder.
+        root: The image folder, or a video.
         on_error: Function that is called with the error of each subfolder that cannot be read.
     """
+    if root.is_file():
+        return _list_video(root)
     files: list[str] = []
-    mask_folders: list[Path] = []
+    inner_folders: list[Path] = []
     for folder, subfolders, names in _walk(root, on_error):
-        mask_folders += [folder / name for name in subfolders if is_mask_folder_name(name, root)]
+        inner_folders += [folder / name for name in subfolders if is_mask_folder_name(name, root)]
         subfolders[:] = [name for name in subfolders if not is_mask_folder_name(name, root)]
         files += [(folder / name).relative_to(root).as_posix() for name in names]
-    images = [file for file in files if _suffix(file) in IMAGE_SUFFIXES]
-    beside = masks_beside_photos(images)
+    images = [file for file in files if _is_image(file)]
+    videos = sorted((file for file in files if _suffix(file) in VIDEO_SUFFIXES), key=natural_key)
+    beside = _masks_beside([*images, *videos])
     photos = sorted((file for file in images if file not in beside), key=natural_key)
-    masks = assign_masks(root, photos, mask_folders, beside, _files_in)
-    return PhotoFiles(tuple(photos), masks, tuple(_unread(files)))
+    stems = {_without_suffix(photo) for photo in photos}
+    live = [video for video in videos if _without_suffix(video) in stems]
+    videos = [video for video in videos if _without_suffix(video) not in stems]
+    masks = assign_masks(root, [*photos, *videos], inner_folders, beside, _files_in)
+    return PhotoFiles(root, tuple(photos), tuple(videos), masks, (*_unread(files), *_unread_live(live)))
+
+
+def _list_video(path: Path) -> PhotoFiles:
+    """List a single video with its mask, which may be in a mask folder next to it, or beside it."""
+    folder = path.parent
+    inside = [other for other in mask_folders(folder) if other.parent == folder and other.is_dir()]
+    beside = _masks_beside([path.name, *os.listdir(folder)])
+    keys = path.name.casefold(), _without_suffix(path.name)
+    beside = {name: key for name, key in beside.items() if key in keys}
+    masks = assign_masks(folder, [path.name], inside, beside, _files_in)
+    return PhotoFiles(folder, (), (path.name,), replace(masks, unused=()), ())
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:
@@ -161,6 +188,31 @@ def _files_in(folder: Path) -> list[str]:
 def _suffix(name: str) -> str:
     """Return the extension of a file name, with dot and in lower case."""
     return PurePosixPath(name).suffix.lower()
+
+
+def _masks_beside(files: Sequence[str]) -> dict[str, str]:
+    """Find the masks among the files of a folder, as `masks_beside_photos` does; videos are no masks."""
+    return {name: key for name, key in masks_beside_photos(files).items() if _is_image(name)}
+
+
+def _without_suffix(name: str) -> str:
+    """Return the path of a file without extension, in lower case."""
+    return str(PurePosixPath(name).with_suffix("")).casefold()
+
+
+def _is_image(name: str) -> bool:
+    """Check whether a file is read as an image, by its extension."""
+    return _suffix(name) in IMAGE_SUFFIXES
+
+
+def _unread_live(live: Sequence[str]) -> Iterator[str]:
+    """Yield part of a message about videos that belong to photos, if there are any."""
+    if live:
+        verb = "is" if len(live) == 1 else "are"
+        yield (
+            f"{examples(live)} {verb} not read because there is a photo of the same name; to use a video,"
+            " move it to another folder"
+        )
 
 
 def _unread(files: Sequence[str]) -> Iterator[str]:

@@ -73,6 +73,6 @@ def log_findings(findings: Mapping[str, FileFindings]) -> None:
             f"The HDR colors of these photos are not converted: {examples(hdr)}. If their colors differ from"
             " the other photos, export them as JPEG."
         )
-    scaled = [str(finding.scaled_mask) for finding in findings.values() if finding.scaled_mask is not None]
-    if scaled:
+    masks = (str(finding.scaled_mask) for finding in findings.values() if finding.scaled_mask is not None)
+    if scaled := list(dict.fromkeys(masks)):  # all frames of a video have the same mask
         logger.warning(f"These masks are scaled because their photos have another size: {examples(scaled)}.")

@@ -19,7 +19,7 @@ from nope_splat.matching.ambiguity import count_second_motion
 from nope_splat.matching.descriptors import Descriptors, match_descriptors
 from nope_splat.matching.mask_check import warn_about_inverted_masks
 from nope_splat.matching.options import MatchingSettings
-from nope_splat.matching.pairs import choose_pairs, pairs_in_rounds
+from nope_splat.matching.pairs import choose_pairs, frame_pairs, pairs_in_rounds
 from nope_splat.matching.sift import sift_keypoints
 from nope_splat.matching.stationary import verify_moving_matches
 from nope_splat.scene.features import Keypoints, MatchedPairs, PairMatches, Pointmaps
@@ -61,15 +61,16 @@ def match_images(
     Raises:
         NopeSplatError: If a package or the weights of the matcher are missing.
     """
+    sequential = frame_pairs(images, settings.transitive.max_frame_gap)
     if settings.matcher != "dust3r":
         keypoints = extract_keypoints(images, settings)
-        return keypoints, match_keypoints(keypoints, settings, matched, save), None
+        return keypoints, match_keypoints(keypoints, settings, matched, save, sequential), None
     from nope_splat.matching.dust3r import match_by_dust3r
 
     # DUSt3R has no descriptors for choosing pairs, so extract SIFT keypoints, which takes little time in
     # comparison.
     keypoints = extract_keypoints(images, replace(settings, matcher="sift"))
-    return match_by_dust3r(images, choose_pairs(keypoints, settings), settings)
+    return match_by_dust3r(images, choose_pairs(keypoints, settings, sequential), settings)
 
 
 def extract_keypoints(images: Sequence[ImageFile], settings: MatchingSettings) -> list[Keypoints]:
@@ -103,6 +104,7 @@ def match_keypoints(
     settings: MatchingSettings,
     matched: MatchedPairs | None = None,
     save: Callable[[MatchedPairs], None] | None = None,
+    sequential: Sequence[tuple[int, int]] = (),
 ) -> list[PairMatches]:
     """Choose pairs of images, and match and verify these pairs.
 
@@ -112,11 +114,13 @@ def match_keypoints(
         matched: Results of pairs that were matched earlier and are not matched again; None if there are none.
         save: Function that is called with the results of all pairs matched so far, every `SAVE_INTERVAL`
             seconds and on interruption; None to save nothing.
+        sequential: Pairs of frames of videos from `frame_pairs`.
 
     Returns:
         The verified pairs, in ascending order of image indices.
     """
-    return _match_rounds(keypoints, partial(pairs_in_rounds, keypoints, settings), settings, matched, save)
+    rounds = partial(pairs_in_rounds, keypoints, settings, sequential)
+    return _match_rounds(keypoints, rounds, settings, matched, save)
 
 
 def match_pairs(

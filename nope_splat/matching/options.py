@@ -59,6 +59,9 @@ class TransitiveMatchingOptions:
 
     num_initial_partners: int = 4
     """Number of most similar images with which each image is matched in the first round."""
+    max_frame_gap: int = 16
+    """In the first round, frames of a video are also matched with those 1, 2, 4, ... positions after them, up
+    to this number."""
     min_num_matches: int = 60
     """Minimum number of verified matches of a strong pair; other pairs are weak. After a weak pair of images
     A and B, rounds by shared keypoints match A only with images that share more keypoints with A than B does,
@@ -235,9 +238,9 @@ class MatchingSettings:
     """Minimum number of inlier matches for a verified pair; pairs with fewer are dropped."""
     pairs: Literal["exhaustive", "retrieval", "sequential"] | None = None
     """Selection of the image pairs that are matched. "exhaustive": all pairs. "retrieval", for hundreds of
-    images: each image with the most similar images, compared by their keypoints; then, except with dust3r,
-    also pairs of images that were both matched to the same keypoints of a third image. "sequential", for
-    video frames: neighbors in the order of the file names. By default, exhaustive up to
+    images: each image with the most similar images, compared by their keypoints, and with neighboring frames
+    of its video; then, except with dust3r, also pairs of images that were both matched to the same keypoints
+    of a third image. "sequential": neighbors in the order of the file names. By default, exhaustive up to
     max-exhaustive-images, and retrieval for more images."""
     num_partners: Annotated[int, COUNT] = 20
     """With sequential pairs, the number of neighbors with which each image is matched, half of them before

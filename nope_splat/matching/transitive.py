@@ -1,12 +1,12 @@
 """Transitive matching: pairs chosen round by round from image similarity and shared keypoints.
 
-The first round matches the most similar images (see `retrieval`). Later rounds rely on verified matches,
-which are better evidence than similarity: if keypoints of an image b match both image a and image c, then a
-and c show the same points. The images a and c are then said to share these keypoints of b. Each image is
-matched with the candidate with which it shares the most keypoints. A candidate is skipped if another pair of
-the image, with at least as many shared keypoints, failed verification or had few matches. When there are no
-more candidates, image similarity is used again, because similar images without shared keypoints may close a
-loop.
+The first round matches the most similar images (see `retrieval`), and neighboring frames of videos. Later
+rounds rely on verified matches, which are better evidence than similarity: if keypoints of an image b match
+both image a and image c, then a and c show the same points. The images a and c are then said to share these
+keypoints of b. Each image is matched with the candidate with which it shares the most keypoints. A candidate
+is skipped if another pair of the image, with at least as many shared keypoints, failed verification or had
+few matches. When there are no more candidates, image similarity is used again, because similar images without
+shared keypoints may close a loop.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ from nope_splat.scene.features import Keypoints, MatchedPairs, PairMatches
 
 
 def transitive_pairs(
-    keypoints: Sequence[Keypoints], settings: MatchingSettings, matched: MatchedPairs
+    keypoints: Sequence[Keypoints],
+    settings: MatchingSettings,
+    matched: MatchedPairs,
+    sequential: Sequence[tuple[int, int]] = (),
 ) -> Iterator[list[tuple[int, int]]]:
     """Choose pairs of images round by round, from image similarity and the matches of earlier rounds.
 
@@ -31,6 +34,7 @@ def transitive_pairs(
         settings: Options of retrieval and transitive matching.
         matched: Matches by pair. The caller must add the matches of a round before it requests the next
             round.
+        sequential: Pairs of frames of videos, which are matched in the first round.
 
     Yields:
         For each round, the pairs of image indices, the smaller index first, in ascending order. Different
@@ -47,6 +51,7 @@ def transitive_pairs(
     failed_score = np.full(num_images, settings.min_matches - 1)
     use_similarity, by_similarity = np.ones(num_images, bool), False
     pairs = similarity.most_similar_pairs(min(options.num_initial_partners, settings.num_partners))
+    pairs = sorted({*pairs, *sequential})
     while pairs:
         yield pairs
         for pair in pairs:

@@ -165,12 +165,12 @@ def require_folder(data: Path | None) -> None:
     """Check that the image folder is set and exists; nerfstudio would default to the working directory.
 
     Args:
-        data: Value of the option `--data`; None if not set.
+        data: Value of the option `--data`, a folder or a video; None if not set.
 
     Raises:
-        NopeSplatError: If `data` is None or not a folder.
+        NopeSplatError: If `data` is None, or neither a folder nor a file.
     """
     if data is None:
         raise NopeSplatError("missing-option", "no photo folder was given; pass it with --data")
-    if not data.is_dir():
+    if not data.exists():
         raise NopeSplatError("missing-file", f"the photo folder {data} does not exist; check --data")

@@ -36,7 +36,7 @@ class NopeDataParserConfig(DataParserConfig):
 
     _target: type = field(default_factory=lambda: NopeDataParser)
     data: tyro.conf.Suppress[Path] = Path()
-    """Folder of images, or a folder that contains `images/`; set from `--data`."""
+    """Folder of images and videos, a folder that contains `images/`, or a video; set from `--data`."""
     eval_mode: Literal["interval", "all"] = "interval"
     """Which images to hold out for evaluation. "interval" holds out every n-th image (see eval-interval);
     "all" trains on all images and holds out none."""
@@ -96,7 +96,8 @@ class NopeDataParser(DataParser):
     @cached_property
     def folder(self) -> ImageFolder:
         """Usable and skipped images of the image folder; each skipped file is logged once as a warning."""
-        folder = find_images(self.config.data, self.config.sfm.invert_masks)
+        options = self.config.sfm
+        folder = find_images(self.config.data, options.invert_masks, options.frames, self.config.cache_dir)
         for name, reason in folder.skipped.items():
             logger.warning(f"Skipped {name}: {reason}")
         return folder

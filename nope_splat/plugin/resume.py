@@ -208,7 +208,7 @@ def choose_run(config: TrainerConfig, resume: str) -> SavedRun | None:
     """
     folder, data = config.get_base_dir(), config.pipeline.datamanager.data
     runs = read_runs(folder.parent)
-    if not runs or data is None or not data.is_dir():
+    if not runs or data is None or not data.exists():
         return None
     record = RunRecord.of(config, data)
     is_named = "{timestamp}" not in folder.name

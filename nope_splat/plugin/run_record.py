@@ -137,8 +137,8 @@ class RunRecord:
             value, other_value = self.settings.get(name), other.settings.get(name)
             if value == other_value:
                 continue
-            # The names of command line options omit `sfm`.
-            option = name.replace("dataparser.sfm.", "dataparser.").replace("_", "-")
+            # The names of command line options omit `sfm` and `frames`.
+            option = name.replace("dataparser.sfm.", "dataparser.").replace(".frames.", ".").replace("_", "-")
             if value is None or other_value is None:
                 only = "this run" if other_value is None else "the earlier run"
                 return f"{option} is set only in {only}"

@@ -110,12 +110,14 @@ class NopeTrainerConfig(TrainerConfig):
     def set_experiment_name(self) -> None:
         """Set the experiment name and the cache folder, if they are not set.
 
-        The experiment is named after the photo folder (option `data`), or after the parent folder if the
-        photo folder is named "images". The cache folder is `cache` in the folder of the experiment.
+        The experiment is named after the photo folder or video (option `data`), or after the parent folder if
+        the photo folder is named "images". The cache folder is `cache` in the folder of the experiment.
         """
         data = self.pipeline.datamanager.data
         if self.experiment_name is None and data is not None and data.resolve().name == "images":
             self.experiment_name = data.resolve().parent.name
+        elif self.experiment_name is None and data is not None and data.is_file():
+            self.experiment_name = data.stem  # nerfstudio would take the name of the folder
         super().set_experiment_name()
         dataparser = self.pipeline.datamanager.dataparser
         if dataparser.cache_dir is None:
@@ -145,7 +147,8 @@ class NopeTrainerConfig(TrainerConfig):
         data = self.pipeline.datamanager.data
         if self.machine.device_type == "cuda" or data is None:
             return MAX_ITERATIONS
-        return min(max(ITERATIONS_PER_IMAGE * count_images(data), MIN_ITERATIONS), MAX_ITERATIONS)
+        num_images = count_images(data, self.pipeline.datamanager.dataparser.sfm.frames)
+        return min(max(ITERATIONS_PER_IMAGE * num_images, MIN_ITERATIONS), MAX_ITERATIONS)
 
     def resolve_auto(self) -> None:
         """Replace "auto" values, except `max_num_iterations`: choose a device, then use its default values.

@@ -1,4 +1,4 @@
-"""Assignment of images to cameras by size, folder and EXIF data, and focal lengths from EXIF data."""
+"""Assignment of images to cameras by size, folder, video and EXIF data, and focal lengths from EXIF data."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def assign_cameras(images: Sequence[ImageFile], by: CameraPer = "lens") -> Indic
         by: "size" assigns images of the same size to the same camera; "lens" additionally requires that
             maker, model, lens and focal length are equal in the EXIF data, or missing in both; "folder"
             requires the same size and the same folder. A portrait and a landscape image have the same size if
-            only width and height are swapped.
+            only width and height are swapped. Frames of videos never share a camera with photos, because
+            cameras record videos with another part of the sensor; and with frames of other videos only if
+            `by` is "size".
 
     Returns:
         Camera index of each image; cameras are numbered in the order of their first image. (N,).
@@ -38,7 +40,8 @@ def assign_cameras(images: Sequence[ImageFile], by: CameraPer = "lens") -> Indic
         longer, shorter = max(image.width, image.height), min(image.width, image.height)
         lens = image.exif.lens_key if by == "lens" else None
         folder = PurePosixPath(image.name).parent if by == "folder" else None
-        camera_ids.append(indices.setdefault((longer, shorter, lens, folder), len(indices)))
+        video = image.video is not None if by == "size" else image.video
+        camera_ids.append(indices.setdefault((longer, shorter, lens, folder, video), len(indices)))
     return np.array(camera_ids, np.int64)
 
 

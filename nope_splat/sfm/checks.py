@@ -105,6 +105,6 @@ def _check_multiple_cameras(options: SfmOptions) -> None:
         if is_used:
             raise NopeSplatError(
                 "invalid-option",
-                f"{option} requires photos from a single camera, but these photos have several sizes or"
-                " folders and therefore several cameras; remove this option",
+                f"{option} requires photos from a single camera, but these photos have several sizes,"
+                " folders or videos and therefore several cameras; remove this option",
             )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from tyro.conf import OmitSubcommandPrefixes, subcommand
+from tyro.conf import OmitSubcommandPrefixes, arg, subcommand
 
 from nope_splat.depth import DepthSettings
+from nope_splat.io.frame_choice import FrameOptions
 from nope_splat.matching import MatchingSettings
 from nope_splat.sfm.camera_assignment import CameraPer
 from nope_splat.sfm.initialization.known_cameras import KnownCamerasInitialization
@@ -47,7 +48,9 @@ class SfmOptions:
     """Which photos share a camera, that is, focal length, principal point and distortion. "lens": photos of
     the same size (in portrait or landscape format) with the same camera, lens and focal length in their EXIF
     data, or without this EXIF data. "folder": photos of the same size in the same folder. "size": photos of
-    the same size."""
+    the same size. Each video has a camera of its own; with "size", videos of the same size share one."""
+    frames: Annotated[FrameOptions, arg(name="")] = field(default_factory=FrameOptions)
+    """Choice of frames of videos."""
     invert_masks: bool = False
     """Whether to ignore the white areas of masks instead of the black areas."""
     initial_focal: Annotated[float | None, POSITIVE] = None

@@ -56,8 +56,8 @@ def reconstruct(
     """Reconstruct cameras and track points from unordered images.
 
     Args:
-        folder: The images, or the path to an image folder. `SfmOptions.invert_masks` has an effect only if a
-            path is given.
+        folder: The images, or the path of an image folder or a video. `SfmOptions.invert_masks` and
+            `SfmOptions.frames` have an effect only if a path is given.
         held_out: Names of images held out for evaluation. They are matched, but their matches are used only
             to register the held-out images from the final points.
         options: Options of matching and SfM; default options if None.
@@ -86,7 +86,8 @@ def reconstruct(
     """
     options = options or SfmOptions()
     check_sfm_options(options)
-    folder = folder if isinstance(folder, ImageFolder) else find_images(folder, options.invert_masks)
+    if not isinstance(folder, ImageFolder):
+        folder = find_images(folder, options.invert_masks, options.frames, cache_dir)
     check_images(options, folder, held_out)
     is_held_out = np.isin([image.name for image in folder.images], list(held_out))
     known_cameras = read_known_cameras(options, folder, is_held_out)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import shutil
 import tempfile
 import time
 import zipfile
@@ -11,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -60,16 +63,24 @@ def read_only_caches() -> Iterator[None]:
             )
 
 
+@lru_cache(maxsize=1)
+def temporary_cache() -> Cache:
+    """Return the cache for results that are needed until the process ends, when their files are removed."""
+    folder = tempfile.mkdtemp(prefix="nope-splat-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Cache(Path(folder))
+
+
 @dataclass(frozen=True)
 class Cache:
-    """Cache folder with one npz file per result; the files contain no pickled objects.
+    """Cache folder with one npz file or subfolder per result; npz files contain no pickled objects.
 
-    Each file is written under a temporary name and then renamed, so processes that share the folder never
-    read a partially written file. Each stage keeps its `MAX_ENTRIES_PER_STAGE` most recently used results.
+    Each result is written under a temporary name and then renamed, so processes that share the folder never
+    read a partially written result. Each stage keeps its `MAX_ENTRIES_PER_STAGE` most recently used results.
     """
 
     folder: Path
-    """Folder of the npz files; created when the first result is stored."""
+    """Folder of the results; created when the first result is stored."""
 
     def load(self, name: str, key: str, decode: Callable[[dict[str, NDArray[Any]]], T]) -> T | None:
         """Load the result of a stage.
@@ -122,23 +133,57 @@ class Cache:
             not_stored.add(self.folder)
             return
         path = self._path(name, key)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+        with self._writing():
             handle, temporary = tempfile.mkstemp(prefix=path.stem, suffix=".partial", dir=self.folder)
             try:
                 with os.fdopen(handle, "wb") as file:
                     _write_arrays(file, {KEY_ENTRY: np.array(key), **arrays})
                 os.replace(temporary, path)
-                self._prune(name)
+                self._prune(f"{name}-*.npz", MAX_ENTRIES_PER_STAGE)
             except BaseException:
                 Path(temporary).unlink(missing_ok=True)
                 raise
-        except OSError as error:
-            raise NopeSplatError(
-                "unwritable-output",
-                f"cannot write to {self.folder} ({error.strerror or error}); free some disk space or choose"
-                " another output folder",
-            ) from error
+
+    def subfolder(
+        self, name: str, key: str, write: Callable[[Path], None], num_kept: int = MAX_ENTRIES_PER_STAGE
+    ) -> Path:
+        """Return the folder with the files of a stage; write the files if they are not stored yet.
+
+        Within `read_only_caches`, files that are not stored are written to the temporary cache. The name of
+        the folder begins with a dot, so that its images are not taken for photos if the cache is in a photo
+        folder.
+
+        Args:
+            name: Name of the stage.
+            key: Hash of everything that the files depend on.
+            write: Function that writes the files to a given empty folder.
+            num_kept: Number of most recently used folders of the stage that are kept.
+
+        Raises:
+            NopeSplatError: If the folder is not writable, for example because the disk is full.
+        """
+        path = self.folder / f".{name}-{key[:16]}"
+        not_stored = _not_stored.get()
+        if path.is_dir():
+            if not_stored is None:
+                with suppress(OSError):  # the folder may be read-only
+                    os.utime(path)
+            return path
+        if not_stored is not None and self != temporary_cache():
+            not_stored.add(self.folder)
+            return temporary_cache().subfolder(name, key, write, num_kept)
+        with self._writing():
+            partial = Path(tempfile.mkdtemp(prefix=path.name, suffix=".partial", dir=self.folder))
+            try:
+                write(partial)
+                partial.rename(path)
+            except OSError:
+                if not path.is_dir():  # if it is, another process has written it meanwhile
+                    raise
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+            self._prune(f".{name}-*", num_kept)
+        return path
 
     def remove(self, name: str, key: str) -> None:
         """Remove the result of a stage, if it exists. Within `read_only_caches`, nothing is removed.
@@ -151,16 +196,33 @@ class Cache:
             with suppress(OSError):
                 self._path(name, key).unlink(missing_ok=True)
 
-    def _prune(self, name: str) -> None:
-        """Remove the least recently used results of a stage beyond the maximum number, and old partial files.
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Create the cache folder, and convert write errors within a `with` block to a `NopeSplatError`."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            yield
+        except OSError as error:
+            raise NopeSplatError(
+                "unwritable-output",
+                f"cannot write to {self.folder} ({error.strerror or error}); free some disk space or choose"
+                " another output folder",
+            ) from error
+
+    def _prune(self, pattern: str, num_kept: int) -> None:
+        """Remove the least recently used results of a stage, and old partial results.
 
         Args:
-            name: Name of the stage.
+            pattern: Pattern of the names of the results.
+            num_kept: Number of most recently used results that are kept.
         """
-        results = sorted(self.folder.glob(f"{name}-*.npz"), key=_age)
+        results = [path for path in self.folder.glob(pattern) if path.suffix != ".partial"]
         stale = [path for path in self.folder.glob("*.partial") if _age(path) > MAX_PARTIAL_FILE_AGE]
-        for path in [*results[MAX_ENTRIES_PER_STAGE:], *stale]:
-            path.unlink(missing_ok=True)
+        for path in [*sorted(results, key=_age)[num_kept:], *stale]:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
     def _path(self, name: str, key: str) -> Path:
         """Return the path of the npz file of a result."""

@@ -1,8 +1,9 @@
-"""Replace files atomically, and open regular files without waiting for pipes."""
+"""Replace files atomically; open regular files without waiting for pipes, and hash them."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -102,3 +103,19 @@ def open_regular(path: Path) -> BinaryIO:
         file.close()
         raise NotAFileError(errno.EINVAL, "not a file", str(path))
     return file
+
+
+def sha256(path: Path) -> str:
+    """Compute the SHA-256 hash of a regular file, in hexadecimal digits.
+
+    Args:
+        path: The file.
+
+    Raises:
+        OSError: If the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    with open_regular(path) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import torch
 import yaml
@@ -81,7 +82,7 @@ def make_seeds(folder: Path) -> Seeds:
         The valid files.
     """
     images = render_demo_scene(folder / "demo", DemoSceneConfig(num_images=9, size=SIZE))
-    for name in ("cache", "transforms", "ground_truth", "formats", "exif", "run"):
+    for name in ("cache", "transforms", "ground_truth", "formats", "videos", "exif", "run"):
         (folder / name).mkdir()
     names = sorted(image.name for image in images.iterdir())
     scene = reconstruct(images, names[::8], cache_dir=folder / "demo_cache")
@@ -100,9 +101,23 @@ def make_seeds(folder: Path) -> Seeds:
     Cache(folder / "cache").store("matches", KEY, arrays)
     small = Image.open(next(images.iterdir())).resize((64, 48))
     _encode_images(small, folder / "formats")
+    _encode_videos(small, folder / "videos")
     _add_exif(small, folder / "exif")
     _make_run(seeds, folder / "run")
     return seeds
+
+
+def _encode_videos(image: Image.Image, folder: Path) -> None:
+    """Encode a camera motion over an image in several formats."""
+    for name in ("clip.mp4", "clip.mkv", "clip.avi"):
+        with av.open(folder / name, "w") as container:
+            stream = container.add_stream("mpeg4" if name == "clip.avi" else "libx264", rate=30)
+            assert isinstance(stream, av.VideoStream)
+            stream.width, stream.height, stream.pix_fmt = 48, 40, "yuv420p"
+            for shift in range(16):
+                cropped = image.convert("RGB").crop((shift, 0, shift + stream.width, stream.height))
+                container.mux(stream.encode(av.VideoFrame.from_image(cropped)))
+            container.mux(stream.encode(None))
 
 
 def _add_exif(image: Image.Image, folder: Path) -> None:

@@ -313,6 +313,7 @@ READERS = {
     "opensfm": Reader("opensfm", damage_json, partial(read_cameras, name="reconstruction.json")),
     "polycam": Reader("polycam", damage_json, read_cameras),
     "images": Reader("formats", damage_image, read_images),
+    "videos": Reader("videos", damage_bytes, read_images),
     "exif": Reader("exif", damage_exif, read_exif_data),
     "cache_bytes": Reader("cache", damage_bytes, read_cache),
     "cache_arrays": Reader("cache", damage_arrays, read_cache),

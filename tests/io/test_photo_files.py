@@ -8,8 +8,10 @@ import pytest
 from fixtures.errors import refused
 from fixtures.image_files import picture, save
 
+from nope_splat.io.decoding import IMAGE_SUFFIXES
 from nope_splat.io.images import find_images
 from nope_splat.io.photo_files import UNREAD_KINDS, image_root, list_photos
+from nope_splat.io.video import VIDEO_SUFFIXES
 
 FORMATS = {
     "JPEG": "jpg JPG jpeg jpe JPE jfif jfi jif mpo",
@@ -42,10 +44,10 @@ def test_photos_of_all_formats_and_endings_are_read(tmp_path: Path, image_format
 def test_files_that_are_not_read_are_named_once_per_kind(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    unread = ["1.NEF", "2.nef", "3.dng", "sub/film.mp4", "photos.zip", "x.jxl", "360.insp", "a.psd", "b.gif"]
+    unread = ["1.NEF", "2.nef", "3.dng", "sub/film.braw", "photos.zip", "x.jxl", "360.insp", "a.psd", "b.gif"]
     for name in ("a.jpg", "b.jpg", "masks/a.jpg"):
         save(picture(), tmp_path / name)
-    for name in [*unread, ".hidden.nef", "masks/film.mp4", "notes.txt", "cameras.json"]:
+    for name in [*unread, ".hidden.nef", "masks/film.braw", "notes.txt", "cameras.json"]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert find_images(tmp_path).skipped == {}
@@ -53,19 +55,20 @@ def test_files_that_are_not_read_are_named_once_per_kind(
     assert len(messages) == 7
     assert all(str(tmp_path) in message for message in messages)
     assert "3 raw files (.dng, .nef) are not read; export them as JPEG or TIFF" in messages[0]
-    assert "1 video (.mp4) is not read" in messages[-1]
+    assert "1 raw video (.braw) is not read" in messages[-1]
 
 
 def test_the_error_without_photos_names_the_kinds(tmp_path: Path) -> None:
-    for name in ("a.cr3", "b.cr3", "c.mov"):
+    for name in ("a.cr3", "b.cr3", "c.360"):
         (tmp_path / name).touch()
-    with refused("too-few-images", tmp_path, "2 raw files (.cr3)", "1 video (.mov)"):
+    with refused("too-few-images", tmp_path, "2 raw files (.cr3)", "1 360-degree video (.360)"):
         find_images(tmp_path)
 
 
 def test_kinds_do_not_overlap() -> None:
     suffixes = [suffix for kind in UNREAD_KINDS for suffix in kind.suffixes]
     assert len(suffixes) == len(set(suffixes))
+    assert not set(suffixes) & (IMAGE_SUFFIXES | VIDEO_SUFFIXES)
 
 
 def test_only_the_first_picture_of_a_file_is_used_and_said_once(

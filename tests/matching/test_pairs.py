@@ -9,8 +9,9 @@ import numpy as np
 from fixtures.synthetic import unit
 
 from nope_splat.demo.scene import DemoSceneConfig, render_demo_scene
-from nope_splat.io.images import find_images
+from nope_splat.io.images import ImageFile, find_images
 from nope_splat.matching import Keypoints, MatchingSettings, choose_pairs, extract_keypoints, match_keypoints
+from nope_splat.matching.pairs import frame_pairs
 from nope_splat.matching.retrieval import expanded_similarity
 
 SETTINGS = MatchingSettings()
@@ -32,6 +33,26 @@ def test_sequential_partners_lie_half_before_and_half_after_an_image() -> None:
     assert pairs == [(0, 1), (0, 2), (1, 2), (1, 3), (2, 3), (2, 4), (3, 4), (3, 5), (4, 5)]
     chain = choose_pairs(blank(3), replace(SETTINGS, pairs="sequential", num_partners=1))
     assert chain == [(0, 1), (1, 2)]
+
+
+def test_frames_are_paired_at_doubling_distances_within_their_video() -> None:
+    names = [None, *["a.mp4"] * 6, *["b.mp4"] * 3, None]
+    images = [ImageFile(Path("x"), str(index), 64, 48, video=name) for index, name in enumerate(names)]
+    distances = {(first, second): second - first for first, second in frame_pairs(images, 4)}
+    assert {second - first for first, second in distances} == {1, 2, 4}
+    assert sum(first < 7 for first, _ in distances) == 5 + 4 + 2
+    assert sum(first >= 7 for first, _ in distances) == 2 + 1
+    assert all(names[first] is not None and names[first] == names[second] for first, second in distances)
+    assert {second - first for first, second in frame_pairs(images, 3)} == {1, 2}
+
+
+def test_neighboring_frames_are_added_to_retrieval_only() -> None:
+    """Images without keypoints have no similar images."""
+    chain = [(0, 1), (1, 2)]
+    assert choose_pairs(blank(4), replace(SETTINGS, pairs="retrieval"), chain) == chain
+    assert choose_pairs(blank(4), replace(SETTINGS, pairs="sequential", num_partners=6), chain) == [
+        *((first, second) for first in range(4) for second in range(first + 1, 4))
+    ]
 
 
 def test_retrieval_pairs_images_of_the_same_object() -> None:

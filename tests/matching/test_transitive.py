@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
@@ -50,12 +51,14 @@ class Capture:
         return PairMatches(*pair, np.stack([i, j], axis=1), np.eye(3), 0.0)
 
     def tried_pairs(
-        self, matched: dict[tuple[int, int], PairMatches | None] | None = None
+        self,
+        matched: dict[tuple[int, int], PairMatches | None] | None = None,
+        sequential: Sequence[tuple[int, int]] = (),
     ) -> list[tuple[int, int]]:
         """Run transitive matching to its end, and return all pairs in the order of their rounds."""
         matched = {} if matched is None else matched
         tried: list[tuple[int, int]] = []
-        for pairs in transitive_pairs(self.keypoints, SETTINGS, matched):
+        for pairs in transitive_pairs(self.keypoints, SETTINGS, matched, sequential):
             assert pairs == sorted(pairs)
             assert all(first < second for first, second in pairs)
             tried += pairs
@@ -82,6 +85,17 @@ def test_images_that_all_overlap_are_matched_exhaustively() -> None:
     capture = Capture(street(36, step=2))
     assert len(capture.strong) == len(capture.pairs)
     assert set(capture.tried_pairs()) == set(capture.pairs)
+
+
+def test_neighboring_frames_of_a_video_are_matched_first() -> None:
+    """Loops are closed as for photos, and few pairs are tried in addition."""
+    num_points = 60 * 50
+    capture = Capture([ids % num_points for ids in street(60, step=50)])
+    sequential = [(i, i + gap) for gap in (1, 2, 4, 8) for i in range(60 - gap)]
+    tried = capture.tried_pairs(sequential=sequential)
+    assert set(sequential) <= set(tried[: len(sequential) + 60 * OPTIONS.num_initial_partners])
+    assert capture.strong <= set(tried)
+    assert len(tried) < 1.2 * len(set(sequential) | set(capture.tried_pairs()))
 
 
 def test_loops_are_closed() -> None:

@@ -15,17 +15,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import pytest
 import torch
 from fixtures.disk import full_after
 from fixtures.errors import refused
+from fixtures.videos import pan, write_video
 from nerfstudio.engine.trainer import Trainer
 from nerfstudio.utils import writer
 from torch import nn
 
 from nope_splat.errors import ErrorCode, NopeSplatError
+from nope_splat.io.frame_choice import FrameOptions
 from nope_splat.plugin.resume import lock_run
 from nope_splat.plugin.trainer import NopeTrainer, NopeTrainerConfig
+from nope_splat.sfm import SfmOptions
 
 
 class Optimizers:
@@ -98,6 +102,18 @@ def test_default_length_depends_on_the_number_of_images(
     (tmp_path / "images" / "notes.txt").touch()
     config.set_timestamp()
     assert config.max_num_iterations == length
+
+
+def test_a_run_on_a_video_is_named_after_it_and_as_long_as_its_frames_require(tmp_path: Path) -> None:
+    clip = write_video(tmp_path / "photos" / "clip.mp4", pan(np.linspace(0, 60, 30).tolist()))
+    config = NopeTrainerConfig(method_name="nope-splat", output_dir=tmp_path)
+    config.machine.device_type = "cpu"
+    config.pipeline.datamanager.data = clip
+    config.pipeline.datamanager.dataparser.sfm = SfmOptions(frames=FrameOptions(num_frames=20))
+    config.set_timestamp()
+    assert config.get_base_dir().relative_to(tmp_path).parts[0] == "clip"
+    assert config.pipeline.datamanager.dataparser.cache_dir == tmp_path / "clip" / "cache"
+    assert config.max_num_iterations == 2000
 
 
 @pytest.mark.parametrize(("done", "remaining"), [(0, 100), (60, 40), (99, 1)])

@@ -22,10 +22,12 @@ from filelock import Timeout
 from fixtures.errors import refused
 from nerfstudio.scripts.train import main
 
+from nope_splat.io.frame_choice import FrameOptions
 from nope_splat.plugin.checkpoints import is_intact, last_intact_checkpoint, load_checkpoint
 from nope_splat.plugin.resume import lock_run, release_reserved
 from nope_splat.plugin.run_record import RECORD_FILE, RunRecord
 from nope_splat.plugin.trainer import NopeTrainer, NopeTrainerConfig
+from nope_splat.sfm import SfmOptions
 
 LENGTH = 100
 HELD_OUT = "0.jpg"
@@ -313,6 +315,22 @@ def test_other_photos_are_another_training(
     (message,) = (message for message in caplog.messages if str(run) in message)
     assert f"the photo {'new.jpg' if change == 'added' else '1.jpg'}" in message
     assert is_intact(run / "nerfstudio_models" / "step-000000059.ckpt"), "it can be resumed with its photos"
+
+
+def test_a_run_on_a_video_is_resumed_until_video_or_options_change(
+    configure: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(b"video")
+    run = leave_run(configure(data=clip), "run", 60)
+    assert resumed(configure(data=clip)) == run
+    fewer = configure(data=clip)
+    fewer.pipeline.datamanager.dataparser.sfm = SfmOptions(frames=FrameOptions(num_frames=20))
+    assert resumed(fewer) is None
+    assert "dataparser.num-frames was None in the earlier run and is 20 now" in caplog.text
+    clip.write_bytes(b"changed")
+    assert resumed(configure(data=clip)) is None
+    assert "the photo clip.mp4 or its mask has changed" in caplog.text
 
 
 # --- Unfinished runs that are not resumed ---

@@ -36,6 +36,15 @@ def test_images_of_one_size_and_lens_share_a_camera() -> None:
     assert assign_cameras(images, "folder").tolist() == [0, 0, 0, 0, 1, 2]
 
 
+def test_each_video_has_a_camera_of_its_own() -> None:
+    """With "size", videos of one size share a camera, but not with photos."""
+    videos = [replace(image(f"{name}/0.jpg", 1920, 1080), video=name) for name in ("a.mp4", "a.mp4", "b.mp4")]
+    images = [*videos, image("c.jpg", 1920, 1080), image("d.jpg", 1920, 1080)]
+    assert assign_cameras(images).tolist() == [0, 0, 1, 2, 2]
+    assert assign_cameras(images, "folder").tolist() == [0, 0, 1, 2, 2]
+    assert assign_cameras(images, "size").tolist() == [0, 0, 0, 1, 1]
+
+
 def test_photos_are_turned_by_their_exif_orientation() -> None:
     """One that is stored in another format than most photos of its camera was turned in an unknown way."""
     upright, quarter, half = (ExifData(orientation=number) for number in (1, 6, 3))
