@@ -27,7 +27,8 @@ def sift_keypoints(image: ImageFile, settings: MatchingSettings) -> Keypoints:
     """
     options = settings.sift
     pixel_size, size = settings.feature_size(image)
-    gray = raise_contrast(cv2.cvtColor(read_image(image, size)[..., :3], cv2.COLOR_RGB2GRAY), options)
+    gray = cv2.cvtColor(read_image(image, size)[..., :3], cv2.COLOR_RGB2GRAY)
+    gray = raise_contrast(np.asarray(gray, np.uint8), options)
     mask = read_mask(image, size)
     # Without the precise upscale, OpenCV's coordinates are off by a quarter of a pixel.
     detector = cv2.SIFT.create(contrastThreshold=options.contrast_threshold, enable_precise_upscale=True)

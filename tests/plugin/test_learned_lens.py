@@ -179,7 +179,7 @@ def test_learned_principal_point_turns_with_the_photos() -> None:
     assert lens.free_mask().all()
     after = replace(turned, cameras=lens.cameras(turned.cameras))
     assert after.principal_points()[0] - turned.principal_points()[0] == pytest.approx([2.0, 1.0])
-    differently = turned.upright_from_sensor.copy()
+    differently = np.tile(turn, (len(scene.image_names), 1, 1))
     differently[0] = np.eye(2)
     lens.set_base(replace(turned, upright_from_sensor=differently))
     assert not lens.free_mask()[:, :2].any()

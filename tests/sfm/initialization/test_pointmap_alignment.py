@@ -105,7 +105,8 @@ def test_each_camera_gets_the_focal_length_of_its_images(
 ) -> None:
     images, pointmaps = prediction
     camera_ids = np.array([0, 1, 0, 0, 1, 0])  # upright ones are another camera
-    camera_groups = CameraGroups(sizes(images), camera_ids, np.array([2.0, 1.0, 2.0, 2.0, 1.0, 2.0]))
+    pixel_sizes, turns = np.array([2.0, 1.0, 2.0, 2.0, 1.0, 2.0]), np.tile(np.eye(2), (6, 1, 1))
+    camera_groups = CameraGroups(sizes(images), camera_ids, pixel_sizes, turns)
 
     def longer(pair: PairPointmaps) -> PairPointmaps:
         points = pair.points[0].copy()
