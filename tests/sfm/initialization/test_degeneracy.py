@@ -65,7 +65,7 @@ def scenes_with_depth() -> dict[str, SyntheticScene]:
     forward = np.stack([look_at(np.array([0.1 * i, -4 - 0.5 * i, 0.1 * i]), np.zeros(3)) for i in range(6)])
     return {
         "arc": make_scene(),
-        "two photos": make_scene(2),
+        "two photos": make_scene(2, 2000),
         "short arc": make_scene(poses=ring(6, arc=10.0)),
         "wall with things before it": make_scene(points=wall),
         "walking forward": make_scene(poses=forward),
