@@ -60,14 +60,21 @@ def focal_profile(state: SfmState, options: FocalProfileOptions, device: str) ->
     adjustment = BundleAdjustmentOptions(
         refine_focal_length=False, max_iterations=options.max_iterations, device=device
     )
-    costs = []
-    for factor in (1.0, options.focal_factor, 1 / options.focal_factor):
-        result = dolly_zoom(state, factor).bundle_adjust(adjustment, rows)
-        if result is None:
-            return FocalProfile(np.inf, np.inf)
-        costs.append(result.cost)
-    longer, shorter = np.sqrt(np.array(costs[1:]) / costs[0]).tolist()
-    return FocalProfile(longer, shorter)
+    reference = state.snapshot().bundle_adjust(adjustment, rows)
+    if reference is None:
+        return FocalProfile(np.inf, np.inf)
+    reference_cost = reference.cost
+
+    def noise_ratio(factor: float) -> float:
+        zoomed, ratio = dolly_zoom(state, factor), np.inf
+        for tolerance in (options.coarse_tolerance, adjustment.tolerance):
+            result = zoomed.bundle_adjust(replace(adjustment, tolerance=tolerance), rows)
+            ratio = np.inf if result is None else float(np.sqrt(result.cost / reference_cost))
+            if ratio >= options.min_clear_ratio:
+                break
+        return ratio
+
+    return FocalProfile(noise_ratio(options.focal_factor), noise_ratio(1 / options.focal_factor))
 
 
 def follow_focal_valley(state: SfmState, options: MapperOptions, keep_poses: bool = False) -> FocalProfile:

@@ -121,6 +121,11 @@ class FocalProfileOptions:
     observations of the longest tracks are used."""
     max_iterations: Annotated[int, COUNT] = 12
     """Maximum number of steps of each bundle adjustment in the test of other focal lengths."""
+    coarse_tolerance: Annotated[float, POSITIVE] = 0.01
+    """At other focal lengths, bundle adjustment first stops when a step reduces the cost by less than this
+    fraction of the cost. It continues only if the noise ratio is less than `min_clear_ratio`."""
+    min_clear_ratio: Annotated[float, Gt(1)] = 1.2
+    """Minimum noise ratio at which a focal length is clearly determined, without an exact ratio."""
 
     def min_ratio(self, is_planar: bool) -> float:
         """Return the minimum noise ratio at which a focal length counts as determined."""
