@@ -32,6 +32,7 @@ def refine_globally(state: SfmState, options: MapperOptions) -> dict[int, str]:
     """
     failures: dict[int, str] = {}
     min_angle, refinement = options.min_tri_angle, options.refinement
+    state.lens_ids = np.arange(len(state.focal))  # an earlier refinement may have coupled cameras
     adjustment = BundleAdjustmentOptions(tolerance=refinement.ba_tolerance, device=options.ba_device)
     for number, max_error in enumerate(refinement.filter_max_reproj_errors):
         triangulate(state, max_error, min_angle)

@@ -206,9 +206,7 @@ class KnownCameras:
 
 def _medians(values: Array) -> Array:
     """Compute the median of each column without NaN; zero for columns of NaN. (n, m) -> (m,)."""
-    known = ~np.isnan(values)
-    columns = zip(values.T, known.T, strict=True)
-    return np.array([np.median(column[rows]) if rows.any() else 0.0 for column, rows in columns])
+    return np.ma.median(np.ma.masked_invalid(values), axis=0).filled(0.0)
 
 
 def prefer_known_cameras(state: SfmState, known: KnownCameras, options: MapperOptions) -> bool:

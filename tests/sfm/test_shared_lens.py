@@ -47,6 +47,14 @@ def test_cameras_with_a_digital_zoom_share_a_lens() -> None:
     np.testing.assert_allclose(state.offset[0], WIDE.offset, atol=1)
 
 
+def test_a_second_refinement_finds_the_same_lenses() -> None:
+    state = refined(zoomed_scene(ZOOMED))
+    focal = state.focal.copy()
+    refine_globally(state, MapperOptions())
+    assert state.lens_ids.tolist() == [0, 0]
+    np.testing.assert_allclose(state.focal, focal, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("second", "size"), [(OTHER, (640, 480)), (ZOOMED, (800, 600))], ids=["another lens", "another size"]
 )
