@@ -22,7 +22,7 @@ from PIL import Image
 from nope_splat.demo.camera_paths import arc_poses, tour_poses
 from nope_splat.demo.noise import Lattice, make_lattice, noise, noise_at
 from nope_splat.errors import NopeSplatError
-from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.camera import Camera
 from nope_splat.geometry.distortion import undistort
 from nope_splat.utils.jit import cached_njit
 from nope_splat.utils.typing import Array
@@ -273,7 +273,7 @@ class _Scene:
         return skylight + lighting.sun_intensity * np.clip(normals @ sun, 0.0, None) * in_sun
 
     def render_image(
-        self, T_world_camera: Array, camera: SharedPinhole, size: tuple[int, int], supersampling: int
+        self, T_world_camera: Array, camera: Camera, size: tuple[int, int], supersampling: int
     ) -> NDArray[np.uint8]:
         """Render the colors of the scene from a camera pose.
 
@@ -299,7 +299,7 @@ class _Scene:
         return np.round(255.0 * np.clip(color, 0.0, 1.0) ** (1 / 2.2)).astype(np.uint8)
 
     def render_depth(
-        self, T_world_camera: Array, camera: SharedPinhole, size: tuple[int, int]
+        self, T_world_camera: Array, camera: Camera, size: tuple[int, int]
     ) -> NDArray[np.float32]:
         """Render the depth of the scene at the pixel centers; `render_image` describes the arguments.
 
@@ -315,7 +315,7 @@ class _Scene:
         return np.where(faces >= 0, depth, np.nan).reshape(size[1], size[0]).astype(np.float32)
 
 
-def _grid(camera: SharedPinhole, size: tuple[int, int], density: int = 1) -> Array:
+def _grid(camera: Camera, size: tuple[int, int], density: int = 1) -> Array:
     """Compute `density` x `density` ray directions per pixel, row by row, in camera coordinates. (N, 3).
 
     Camera coordinates have OpenCV axes. The z component of each direction is the focal length in pixels.
@@ -363,7 +363,7 @@ def render_demo_scene(output_dir: Path, config: DemoSceneConfig | None = None) -
     sample_poses = arc_poses if config.trajectory == "arc" else tour_poses
     poses = rng.permutation(sample_poses(rng, num_images))
     focal = max(size) / 2 / np.tan(np.deg2rad(config.field_of_view) / 2)
-    camera = SharedPinhole(focal, radial=config.radial)
+    camera = Camera(focal, radial=config.radial)
     frames = []
     try:
         (output_dir / "images").mkdir(parents=True, exist_ok=True)

@@ -79,7 +79,7 @@ def focal_errors(
     images_by_camera: dict[object, list[str]] = {}
     for name in sorted(estimated.keys() & reference.keys()):
         camera = reference[name]
-        images_by_camera.setdefault((camera.focal, camera.radial), []).append(name)
+        images_by_camera.setdefault((camera.focal, camera.distortion), []).append(name)
     return tuple(
         FocalError(
             float(np.mean([100 * (estimated[name].focal / reference[name].focal - 1) for name in names])),

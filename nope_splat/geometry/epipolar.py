@@ -34,6 +34,31 @@ def sampson_errors(
     return np.abs(residual) / np.sqrt(slope + 1e-300)
 
 
+def ray_errors(first: Array, second: Array, matrix: Array, scale_first: float, scale_second: float) -> Array:
+    """Compute the Sampson errors of matches for viewing rays of wide-angle lenses.
+
+    The error is measured on the unit sphere, so that rays beside and behind a camera are treated like all
+    others.
+
+    Args:
+        first: Viewing rays in the first camera, of any length. (n, 3).
+        second: Viewing rays of the matching points in the second camera, of any length. (n, 3).
+        matrix: Essential matrix E with second^T E first = 0. (3, 3).
+        scale_first: Pixels per radian of the first camera: the focal length of a fisheye lens.
+        scale_second: Pixels per radian of the second camera.
+
+    Returns:
+        Sampson errors in pixels. (n,).
+    """
+    first, second = (rays / np.linalg.norm(rays, axis=1, keepdims=True) for rays in (first, second))
+    normals_second, normals_first = first @ matrix.T, second @ matrix
+    residual = np.einsum("ni,ni->n", second, normals_second)
+    # Squared gradient of the residual on the sphere: without its component along the ray.
+    slope = ((normals_second**2).sum(1) - residual**2) / scale_second**2
+    slope += ((normals_first**2).sum(1) - residual**2) / scale_first**2
+    return np.abs(residual) / np.sqrt(np.maximum(slope, 1e-300))
+
+
 def essential_matrix(T_second_first: Array) -> Array:
     """Compute the essential matrix of two cameras.
 

@@ -20,7 +20,7 @@ import trimesh
 from numpy.typing import NDArray
 
 from nope_splat.geometry.axes import OPENGL_FROM_OPENCV
-from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.camera import Camera
 from nope_splat.io.colmap import (
     ColmapCamera,
     ColmapImage,
@@ -262,7 +262,7 @@ def _camera_statistics(scene: Reconstruction, camera_id: int) -> dict[str, objec
     }
 
 
-def _colmap_camera(camera: SharedPinhole, size: NDArray[np.int64]) -> ColmapCamera:
+def _colmap_camera(camera: Camera, size: NDArray[np.int64]) -> ColmapCamera:
     """Convert intrinsics to a COLMAP camera: RADIAL if the camera has distortion, else SIMPLE_PINHOLE.
 
     `size` is the image size, which COLMAP cameras include: width and height in pixels (2,).

@@ -6,13 +6,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.camera import Camera
 from nope_splat.geometry.distortion import distort
 from nope_splat.io.images import ImageFile, read_image, read_mask
 
 
 def read_undistorted_image(
-    image: ImageFile, size: tuple[int, int], camera: SharedPinhole
+    image: ImageFile, size: tuple[int, int], camera: Camera
 ) -> NDArray[np.uint8]:
     """Read an image, scale it, and remove its radial distortion; focal length and principal point are kept.
 
@@ -34,7 +34,7 @@ def read_undistorted_image(
 
 
 def read_undistorted_mask(
-    image: ImageFile, size: tuple[int, int], camera: SharedPinhole
+    image: ImageFile, size: tuple[int, int], camera: Camera
 ) -> NDArray[np.bool_] | None:
     """Read the mask of an image, scale it, and remove its radial distortion.
 
@@ -57,7 +57,7 @@ def read_undistorted_mask(
 
 
 def _remap_coordinates(
-    image: ImageFile, size: tuple[int, int], camera: SharedPinhole
+    image: ImageFile, size: tuple[int, int], camera: Camera
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Compute where each pixel of the undistorted image lies in the distorted image, for `cv2.remap`.
 

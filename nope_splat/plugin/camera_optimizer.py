@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tyro.conf import OmitSubcommandPrefixes, Suppress
 
 from nope_splat.geometry.axes import switch_axes
-from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.camera import Camera
 from nope_splat.geometry.rigid import left_jacobian, rotation_log
 from nope_splat.plugin.camera_refinement import CameraRefinement, GradientRefinement, JointRefinement
 from nope_splat.plugin.learned_lens import LearnedLens
@@ -290,7 +290,7 @@ class NopeCameraOptimizer(CameraOptimizer):
         adjusted[:, :2, 2] += shift * K.diagonal(dim1=1, dim2=2)[:, :2] / self.base_focal[number]
         return adjusted, radial[0]
 
-    def cameras(self, start: Sequence[SharedPinhole]) -> tuple[SharedPinhole, ...]:
+    def cameras(self, start: Sequence[Camera]) -> tuple[Camera, ...]:
         """Return the cameras of the reconstruction with optimized intrinsics.
 
         Args:

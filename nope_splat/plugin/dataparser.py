@@ -80,7 +80,7 @@ class NopeDataParser(DataParser):
     The metadata of each split contain two lists with one entry per image:
 
     - `images`: Image files (`ImageFile`).
-    - `lenses`: Full-resolution intrinsics (`SharedPinhole`), with the distortion to remove from the image.
+    - `lenses`: Full-resolution intrinsics (`Camera`), with the distortion to remove from the image.
 
     The metadata of the training split, which has V images, also contain:
 

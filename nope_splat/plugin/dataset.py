@@ -7,7 +7,7 @@ import torch
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from numpy.typing import NDArray
 
-from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.camera import Camera
 from nope_splat.io.images import ImageFile
 from nope_splat.io.undistortion import read_undistorted_image, read_undistorted_mask
 
@@ -16,7 +16,7 @@ class NopeDataset(InputDataset):
     """nerfstudio dataset that reads upright, undistorted images of all supported formats.
 
     The metadata from the dataparser must contain two lists with one entry per image: `images` (`ImageFile`)
-    and `lenses` (`SharedPinhole`, the full-resolution intrinsics with the distortion to remove).
+    and `lenses` (`Camera`, the full-resolution intrinsics with the distortion to remove).
     """
 
     def get_numpy_image(self, image_idx: int) -> NDArray[np.uint8]:
@@ -43,7 +43,7 @@ class NopeDataset(InputDataset):
         mask = read_undistorted_mask(self._image(index), self._size(index), self._lens(index))
         return {} if mask is None else {"mask": torch.from_numpy(mask)[..., None]}
 
-    def _lens(self, index: int) -> SharedPinhole:
+    def _lens(self, index: int) -> Camera:
         """Return the full-resolution intrinsics of an image, with the distortion to remove from the image."""
         return self._dataparser_outputs.metadata["lenses"][index]
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nope_splat.depth import DepthMap, ScaleShift, fit_scale_shift
-from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.camera import Camera
 from nope_splat.io.images import ImageFile
 from nope_splat.io.undistortion import read_undistorted_mask
 from nope_splat.sfm import Reconstruction
@@ -119,7 +119,7 @@ def make_depth_priors(
 
 
 def _prior(
-    camera: SharedPinhole, lens: SharedPinhole, image: ImageFile, depth_map: DepthMap, fit: ScaleShift
+    camera: Camera, lens: Camera, image: ImageFile, depth_map: DepthMap, fit: ScaleShift
 ) -> DepthPrior:
     """Resample a depth map from the original image to the image used in training; apply scale and shift.
 

@@ -15,7 +15,7 @@ from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
 from nope_splat.geometry.axes import switch_axes
-from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.camera import Camera
 from nope_splat.plugin.camera_optimizer import intrinsic_matrices, radial_terms, world_to_camera
 from nope_splat.refinement.photometric import RenderedView, usable_pixels
 from nope_splat.refinement.single_pose import Correspondences2d3d, minimize
@@ -60,7 +60,7 @@ class SplatModel(Protocol):
 
 
 def resect_on_trained_points(
-    scene: Reconstruction, image_id: int, points: Tensor, camera: SharedPinhole
+    scene: Reconstruction, image_id: int, points: Tensor, camera: Camera
 ) -> tuple[Tensor, Correspondences2d3d] | None:
     """Register a held-out image by resection on the optimized track points.
 

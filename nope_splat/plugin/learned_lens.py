@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.camera import Camera
 from nope_splat.geometry.rigid import rotate
 from nope_splat.sfm import Reconstruction
 from nope_splat.sfm.mapper_options import IntrinsicsPriorOptions
@@ -115,7 +115,7 @@ class LearnedLens(nn.Module):
         if self.learns["distortion"]:
             self.distortion.copy_((lens.radial - self.radial) * self._corner())
 
-    def cameras(self, start: Sequence[SharedPinhole]) -> tuple[SharedPinhole, ...]:
+    def cameras(self, start: Sequence[Camera]) -> tuple[Camera, ...]:
         """Return cameras with the current principal points and distortion.
 
         Args:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 
-from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.camera import Camera
 from nope_splat.plugin.datamanager import NopeDataManager
 from nope_splat.plugin.held_out_views import held_out_views
 from nope_splat.plugin.model import NopeSplatModel
@@ -121,7 +121,7 @@ def training_rows(model: NopeSplatModel, data: NopeDataManager) -> Rows:
     return rows
 
 
-def lens_rows(camera: SharedPinhole) -> Rows:
+def lens_rows(camera: Camera) -> Rows:
     """Format the principal point (pixels from the image center) and the radial distortion of a camera.
 
     Args:

@@ -45,8 +45,8 @@ def consistent_reconstruction(arrays: Mapping[str, NDArray[Any]]) -> Reconstruct
     _require("graph.weights", graph.weights, "i", (len(graph.edges),))
     _require("graph.tree", graph.tree, "i", (len(graph.tree),), valid=(0, len(graph.edges)))
     _require_trust(scene)
-    intrinsics = np.array([(camera.focal, *camera.offset, *camera.radial) for camera in scene.cameras])
-    _require("cameras", intrinsics, "f", (len(scene.cameras), 5))
+    intrinsics = np.array([(camera.focal, *camera.offset, *camera.distortion) for camera in scene.cameras])
+    _require("cameras", intrinsics, "f", (len(scene.cameras), 9))
     texts = (*scene.image_names, *scene.failures.values(), *(notice.message for notice in scene.notices))
     seconds = np.array(list(scene.seconds.values()), np.float64)
     if graph.num_images != n or not all(isinstance(text, str) for text in texts):

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nope_splat.geometry.camera import SharedPinhole, project_errors
-from nope_splat.geometry.projection import unproject
+from nope_splat.geometry.camera import NO_DISTORTION, Camera, project_errors
+from nope_splat.geometry.distortion import undistort
+from nope_splat.geometry.projection import LensModel
 from nope_splat.geometry.rigid import invert, rotate, transform
 from nope_splat.scene.stationary import (
     StationaryPixels,
@@ -69,7 +70,7 @@ class Reconstruction:
     (N,)."""
     T_world_camera: NDArray[np.floating]
     """Camera-to-world transforms (OpenCV axes); the identity for unregistered images. (N, 4, 4)."""
-    cameras: tuple[SharedPinhole, ...]
+    cameras: tuple[Camera, ...]
     """Intrinsics of each of the K cameras; images may share a camera."""
     camera_ids: NDArray[np.int64]
     """Index into `cameras` for each image. (N,)."""
@@ -112,7 +113,7 @@ class Reconstruction:
         """Messages of all notices, joined by semicolons; empty if there are no notices."""
         return "; ".join(notice.message for notice in self.notices)
 
-    def camera_of(self, image_id: int) -> SharedPinhole:
+    def camera_of(self, image_id: int) -> Camera:
         """Return the intrinsics of an upright image.
 
         Args:
@@ -161,34 +162,40 @@ class Reconstruction:
     def reprojection_errors(self) -> NDArray[np.floating]:
         """Compute the reprojection errors of `observations`, in full-resolution pixels. (O,)."""
         observations = self.observations
-        radial = np.array([camera.radial for camera in self.cameras])[self.camera_ids]
-        intrinsics = (
-            values[observations.image_ids] for values in (self.focals(), self.principal_points(), radial)
+        images = observations.image_ids
+        focals, centers = self.focals()[images], self.principal_points()[images]
+        lenses = self.lens_models().select(images)
+        return project_errors(self.points_in_cameras(observations), observations.xy, focals, centers, lenses)
+
+    def lens_models(self) -> LensModel:
+        """Return projection and distortion of each upright image, for N images."""
+        cameras = [self.camera_of(image_id) for image_id in range(len(self.image_names))]
+        return LensModel(
+            np.array([camera.distortion for camera in cameras]),
+            np.array([camera.is_fisheye for camera in cameras]),
         )
-        return project_errors(self.points_in_cameras(observations), observations.xy, *intrinsics)
 
     def undistorted(self) -> Reconstruction:
-        """Return an equivalent reconstruction without radial distortion.
+        """Return an equivalent reconstruction of pinhole cameras without distortion.
 
-        The distortion of the cameras is set to zero, and the pixel coordinates of all observations are
-        undistorted.
+        The distortion of perspective cameras is set to zero, and the pixel coordinates of all observations
+        are undistorted. Fisheye cameras stay fisheye cameras, without distortion.
         """
-        if not any(any(camera.radial) for camera in self.cameras):
+        if not any(any(camera.distortion) for camera in self.cameras):
             return self
 
-        def undistort(observations: Observations) -> Observations:
+        def undistort_observations(observations: Observations) -> Observations:
             centers = self.principal_points()[observations.image_ids]
             xy = observations.xy - centers
-            for camera_id, camera in enumerate(self.cameras):
-                rows = self.camera_ids[observations.image_ids] == camera_id
-                xy[rows] = camera.focal * unproject(xy[rows], camera.focal, camera.radial)[:, :2]
-            return replace(observations, xy=xy + centers)
+            focals = self.focals()[observations.image_ids, None]
+            terms = self.lens_models().distortion[observations.image_ids]
+            return replace(observations, xy=focals * undistort(xy / focals, terms) + centers)
 
         return replace(
             self,
-            cameras=tuple(replace(camera, radial=(0.0, 0.0)) for camera in self.cameras),
-            observations=undistort(self.observations),
-            resections=undistort(self.resections),
+            cameras=tuple(replace(camera, distortion=NO_DISTORTION) for camera in self.cameras),
+            observations=undistort_observations(self.observations),
+            resections=undistort_observations(self.resections),
         )
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
@@ -230,7 +237,7 @@ class Reconstruction:
         return cls(
             image_names=tuple(plain["image_names"]),
             cameras=tuple(
-                SharedPinhole(**{name: _list_to_tuple(value) for name, value in camera.items()})
+                Camera(**{name: _list_to_tuple(value) for name, value in camera.items()})
                 for camera in plain["cameras"]
             ),
             observations=Observations(**nested("observations")),

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nope_splat.depth import DepthMap, depth_edges, fit_scale_shift
-from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.camera import Camera
 from nope_splat.seeding.fusion import InverseDepthMap, fuse_depth_maps, violates_free_space
 from nope_splat.seeding.settings import SeedSettings
 from nope_splat.seeding.view import Float32Array, ReadImage, SeedingView, load_view, pixel_centers
@@ -42,7 +42,7 @@ class GaussianSeeds(NamedTuple):
 
 def seeds_from_depth(
     scene: Reconstruction,
-    distorted_cameras: Sequence[SharedPinhole],
+    distorted_cameras: Sequence[Camera],
     depth_maps: Mapping[int, DepthMap],
     read: ReadImage,
     settings: SeedSettings | None = None,
@@ -131,7 +131,7 @@ def _fuse_seeds(
 
 
 def _align_depth_map(
-    scene: Reconstruction, camera: SharedPinhole, image_id: int, depth_map: DepthMap
+    scene: Reconstruction, camera: Camera, image_id: int, depth_map: DepthMap
 ) -> DepthMap | None:
     """Convert a depth map to depth in world units by fitting a scale and a shift to the track points.
 

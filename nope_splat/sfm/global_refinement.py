@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
 from nope_splat.sfm.bundle_adjustment.options import BundleAdjustmentOptions
-from nope_splat.sfm.bundle_adjustment.solver import BundleResult, intrinsics_covariance
+from nope_splat.sfm.lens_models import refine_lens_models, refine_where_determined
 from nope_splat.sfm.mapper_options import GlobalRefinementOptions, MapperOptions
 from nope_splat.sfm.quarter_turns import find_quarter_turns
 from nope_splat.sfm.shared_lens import find_shared_lenses
@@ -43,8 +42,8 @@ def refine_globally(state: SfmState, options: MapperOptions) -> dict[int, str]:
             free = _refine_principal_point(state, adjustment, refinement)
             adjustment = replace(adjustment, refine_principal_point=free)
         if number == 0 and options.refine_extra_params is not False:
-            min_gain = refinement.min_distortion_gain if options.refine_extra_params is None else 0.0
-            free = _refine_extra_params(state, adjustment, refinement, min_gain)
+            always = options.refine_extra_params is True
+            free = refine_lens_models(state, adjustment, refinement, always)
             adjustment = replace(adjustment, refine_extra_params=free)
         filter_observations(state, max_error, min_angle)
         failures |= _filter_images(state, options)
@@ -73,76 +72,12 @@ def _refine_principal_point(
         near = np.linalg.norm(state.offset, axis=1) < options.max_prior_sigmas * sigma
         return near & (deviation[:, 1:3].max(1) < options.max_uncertainty_ratio * sigma)
 
-    return _refine_where_determined(
+    return refine_where_determined(
         state,
         np.ones(len(state.focal), bool),
         lambda free: state.bundle_adjust(replace(adjustment, refine_principal_point=free)),
         is_determined,
     )
-
-
-def _refine_extra_params(
-    state: SfmState, adjustment: BundleAdjustmentOptions, options: GlobalRefinementOptions, min_gain: float
-) -> Mask:
-    """Refine the radial distortion of all cameras whose images determine it.
-
-    Returns:
-        Whether each camera's radial distortion was refined. (K,).
-    """
-    sigma = state.radial_sigma
-
-    def is_determined(deviation: Array) -> Mask:
-        near = np.abs(state.radial) < options.max_prior_sigmas * sigma
-        return np.all(near & (deviation[:, 3:] < options.max_uncertainty_ratio * sigma), axis=1)
-
-    return _refine_where_determined(
-        state,
-        np.ones(len(state.focal), bool),
-        lambda free: state.bundle_adjust(replace(adjustment, refine_extra_params=free)),
-        is_determined,
-        min_gain,
-    )
-
-
-def _refine_where_determined(
-    state: SfmState,
-    free: Mask,
-    bundle_adjust: Callable[[Mask], BundleResult | None],
-    is_determined: Callable[[Array], Mask],
-    min_gain: float = 0.0,
-) -> Mask:
-    """Bundle-adjust with additional free intrinsics, excluding cameras whose images do not determine them.
-
-    Each time cameras are excluded, the state is restored, and the bundle adjustment is repeated with the
-    remaining cameras.
-
-    Args:
-        state: State with poses and points; changed in place.
-        free: Whether the additional intrinsics of each camera may be refined. (K,).
-        bundle_adjust: Function that takes a mask of cameras (K,) and bundle-adjusts the state; the additional
-            intrinsics of the cameras in the mask are free.
-        is_determined: Function that takes the standard deviations of all intrinsics (K, 5) and returns
-            whether the images determine the additional intrinsics of each camera (K,).
-        min_gain: Minimum factor by which the observation noise must decrease; otherwise no additional
-            intrinsics are refined.
-
-    Returns:
-        Whether the additional intrinsics of each camera were refined. (K,).
-    """
-    while free.any():
-        before = state.snapshot()
-        result = bundle_adjust(free)
-        covariance = None if result is None else intrinsics_covariance(result.problem)
-        if result is None or covariance is None or result.initial_cost < min_gain**2 * result.cost:
-            kept = np.zeros_like(free)
-        else:
-            deviation = result.noise * covariance.diagonal().cpu().numpy() ** 0.5
-            kept = free & is_determined(deviation.reshape(len(free), -1))
-        if (kept == free).all():
-            break
-        state.restore(before)
-        free = kept
-    return free
 
 
 def _filter_images(state: SfmState, options: MapperOptions) -> dict[int, str]:

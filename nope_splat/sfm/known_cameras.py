@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from nope_splat.errors import NopeSplatError
+from nope_splat.geometry.distortion import turn_distortion
 from nope_splat.geometry.rigid import invert, nearest_rotation, rotate
 from nope_splat.geometry.similarity import align_similarity
 from nope_splat.io.cameras import NamedCamera, read_image_cameras
@@ -36,8 +37,10 @@ class KnownCameras:
     offset: Array
     """Principal point minus image center of each camera, (x, y) in pixels of the sensor, divided by the
     longer image side. (K, 2)."""
-    radial: Array
-    """Radial distortion k1 and k2 of each camera (see `SharedPinhole`). (K, 2)."""
+    distortion: Array
+    """Distortion coefficients k1, k2, k3, k4, p1 and p2 of each camera (see `Camera`). (K, 6)."""
+    is_fisheye: Mask
+    """Whether the projection of each camera is equidistant instead of perspective. (K,)."""
     source: str = "the known cameras"
     """Path of the file or folder with the known cameras, for messages."""
     origin: Array = field(default_factory=lambda: np.zeros(3))
@@ -118,10 +121,15 @@ class KnownCameras:
                 " at different positions",
             )
         selected = [cameras[image_id] for image_id in images.tolist()]
-        by_image = np.array([(camera.focal, *camera.offset, *camera.radial) for camera in selected])
+        by_image = np.array(
+            [(camera.focal, *camera.offset, *camera.distortion, camera.is_fisheye) for camera in selected]
+        )
         if turns is not None:
-            by_image[:, 1:3] = rotate(turns[images].swapaxes(1, 2), by_image[:, 1:3])
-            by_image[~turns[images].any((1, 2)), 1:3] = np.nan
+            to_sensor = turns[images].swapaxes(1, 2)
+            by_image[:, 1:3] = rotate(to_sensor, by_image[:, 1:3])
+            by_image[:, 3:9] = turn_distortion(by_image[:, 3:9], to_sensor)
+            is_unknown = ~turns[images].any((1, 2))
+            by_image[np.ix_(is_unknown, [1, 2, 7, 8])] = np.nan
         intrinsics = np.tile(_medians(by_image), (int(camera_ids.max()) + 1, 1))
         for camera_id in np.unique(camera_ids[images]):
             intrinsics[camera_id] = _medians(by_image[camera_ids[images] == camera_id])
@@ -130,7 +138,8 @@ class KnownCameras:
             T_world_camera,
             intrinsics[:, 0],
             intrinsics[:, 1:3],
-            intrinsics[:, 3:],
+            intrinsics[:, 3:9],
+            intrinsics[:, 9] > 0.5,
             str(path),
             origin,
             unit,
@@ -199,7 +208,7 @@ class KnownCameras:
         """
         longer_sides = state.longer_sides
         state.focal, state.offset = self.focal * longer_sides, self.offset * longer_sides[:, None]
-        state.radial = self.radial
+        state.distortion, state.is_fisheye = self.distortion.copy(), self.is_fisheye.copy()
         state.T_camera_world[self.image_ids] = invert(self.T_world_camera)
         state.registered[self.image_ids] = True
 

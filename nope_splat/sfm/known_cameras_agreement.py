@@ -10,13 +10,16 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from nope_splat.geometry.camera import Camera
+from nope_splat.geometry.distortion import turn_distortion
 from nope_splat.geometry.epipolar import essential_matrix, sampson_errors
-from nope_splat.geometry.projection import MIN_DEPTH, perspective, unproject
+from nope_splat.geometry.projection import MIN_DEPTH, LensModel, perspective, unproject
 from nope_splat.geometry.rigid import invert, rotate, rotation_angle
 from nope_splat.matching import PairMatches
 from nope_splat.sfm.known_cameras import KnownCameras
 from nope_splat.sfm.mapper_options import KnownCamerasOptions
-from nope_splat.sfm.pose_estimation import RelativePoseOptions, estimate_relative_pose, poselib_camera
+from nope_splat.sfm.pose_estimation import estimate_relative_pose
+from nope_splat.sfm.pose_options import RelativePoseOptions
 from nope_splat.sfm.problem import SfmProblem
 from nope_splat.utils.typing import Array, Indices, Mask
 
@@ -60,8 +63,8 @@ class PairRays:
         return estimate_relative_pose(
             focal_first * rays_first[:, :2],
             focal_second * rays_second[:, :2],
-            poselib_camera(focal_first),
-            poselib_camera(focal_second),
+            Camera(focal_first),
+            Camera(focal_second),
             self.options,
         ).T
 
@@ -127,15 +130,16 @@ def pair_rays(problem: SfmProblem, known: KnownCameras) -> list[PairRays]:
         step = -(-len(pair.indices) // options.max_num_matches)
         image_ids = (pair.first, pair.second)
         cameras = groups.camera_ids[list(image_ids)]
-        centers = rotate(groups.upright_from_sensor[list(image_ids)], offsets[cameras])
+        turns = groups.upright_from_sensor[list(image_ids)]
+        centers = rotate(turns, offsets[cameras])
         rays_first, rays_second = (
             unproject(
                 problem.centered_keypoints[image_id][rows] - center,
                 focals[camera],
-                known.radial[camera],
+                LensModel(turn_distortion(known.distortion[camera], turn), bool(known.is_fisheye[camera])),
             )
-            for image_id, camera, center, rows in zip(
-                image_ids, cameras, centers, pair.indices[::step].T, strict=True
+            for image_id, camera, turn, center, rows in zip(
+                image_ids, cameras, turns, centers, pair.indices[::step].T, strict=True
             )
         )
         max_error = max(options.max_error, options.max_error_ratio * float(longer_sides[cameras].max()))

@@ -138,7 +138,7 @@ def _with_cameras(problem: SfmProblem, known: KnownCameras | None) -> SfmProblem
 def _log_correction(known: KnownCameras, corrected: KnownCameras) -> None:
     """Warn the user that the known intrinsics are replaced by corrected intrinsics."""
     factor = float(np.median(corrected.focal / known.focal))
-    is_same_lens = np.array_equal(known.radial, corrected.radial)
+    is_same_lens = np.array_equal(known.distortion, corrected.distortion)
     is_same_lens &= np.array_equal(known.offset, corrected.offset)
     changes = f"{factor:.2g} times the focal length" if abs(factor - 1) > 0.01 else "this focal length"
     if not is_same_lens:

@@ -91,9 +91,9 @@ def correct_intrinsics(problem: SfmProblem, known: KnownCameras) -> KnownCameras
         return sum(pair.agreement(invert(poses[pair.second]) @ poses[pair.first]) for pair in pairs)
 
     with_lens = max(_other_focals(known, options), key=agreement)
-    if not (known.offset.any() or known.radial.any()):
+    if not (known.offset.any() or known.distortion.any()):
         return with_lens
-    centered = replace(known, offset=np.zeros_like(known.offset), radial=np.zeros_like(known.radial))
+    centered = replace(known, offset=np.zeros_like(known.offset), distortion=np.zeros_like(known.distortion))
     without_lens = max(_other_focals(centered, options), key=agreement)
     is_better = agreement(without_lens) > options.min_lens_gain * agreement(with_lens)
     return without_lens if is_better else with_lens

@@ -31,6 +31,12 @@ class IntrinsicsPriorOptions:
     """Standard deviation of the distance by which each of the two radial distortion terms displaces a corner
     of a photo, as a fraction of the distance between corner and center. Typical cameras and phones displace
     the corners by a few percent."""
+    fisheye_distortion_sigma: Annotated[float, POSITIVE] = 0.2
+    """The same standard deviation for fisheye lenses, whose projection is often far from equidistant."""
+    tangential_distortion_sigma: Annotated[float, POSITIVE] = 0.01
+    """Standard deviation of the distance by which each of the two tangential distortion terms displaces a
+    corner of a photo, as a fraction of the distance between corner and center. Lenses are assembled with
+    little tilt."""
 
 
 @dataclass(frozen=True)
@@ -121,10 +127,10 @@ class GlobalRefinementOptions:
     """Maximum standard deviation of a refined principal point or distortion, as a fraction of the standard
     deviation of its prior. With a larger fraction, it is not refined, because the photos do not determine
     it."""
-    min_distortion_gain: Annotated[float, Ge(1)] = 1.25
-    """If `refine_extra_params` is None, radial distortion is refined only if this reduces the observation
-    noise by at least this factor. Photos with less distortion give better renderings if they are not
-    undistorted."""
+    max_lens_term_probability: Annotated[float, SHARE] = 1e-4
+    """Distortion terms are significant if the probability that the observations deviate as much without these
+    terms is below this value. Tangential terms are refined only if they are significant, and radial terms,
+    too, if `refine_extra_params` is None."""
     min_same_lens_probability: Annotated[float, SHARE] = 0.01
     """Cameras whose photos have the same size share a lens and differ only by a digital zoom, unless the
     difference of their distortion and principal points would be less probable than this."""
@@ -215,8 +221,8 @@ class MapperOptions:
     """Whether to refine the principal point of each camera. It is refined only for cameras whose photos
     determine it. It rotates with photos that were rotated upright."""
     refine_extra_params: bool | None = True
-    """Whether to refine the radial distortion of each camera whose photos determine it. None: refine it only
-    if the refinement also reduces the noise of the observations by at least 20 %."""
+    """Whether to refine the distortion of each camera whose photos determine it, with the simplest lens model
+    that explains the matches. None: refine it only if it differs significantly from zero."""
     ba_device: Literal["cpu", "cuda"] = "cpu"
     """Device for bundle adjustment; a GPU is faster only for hundreds of photos."""
     re_max_epipolar_error: Suppress[Annotated[float, POSITIVE]] = 4.0

@@ -56,7 +56,7 @@ def _resection_error(state: SfmState, image_id: int, rows: Indices, turn: Array)
     points, max_error = state.points[state.track_ids[rows]], RESECTION_OPTIONS.abs_pose_max_error
     if len(rows) < RESECTION_OPTIONS.abs_pose_min_num_inliers:
         return np.inf
-    pose = estimate_absolute_pose(state.xy[rows], points, state.camera_model(image_id), RESECTION_OPTIONS)
+    pose = estimate_absolute_pose(state.xy[rows], points, state.camera_of(image_id), RESECTION_OPTIONS)
     if not pose.success:
         return np.inf
     errors = state.projection_errors(transform(pose.T, points), rows)

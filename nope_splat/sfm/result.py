@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.camera import NO_DISTORTION, Camera
 from nope_splat.geometry.rigid import invert
 from nope_splat.io.images import ImageFolder, read_image
 from nope_splat.scene.reconstruction import Reconstruction
@@ -77,22 +77,23 @@ def to_reconstruction(
 
 def full_resolution_cameras(
     state: SfmState, camera_groups: CameraGroups, min_distortion: float
-) -> tuple[SharedPinhole, ...]:
+) -> tuple[Camera, ...]:
     """Convert the intrinsics of each camera to full-resolution pixels.
 
     Args:
         state: The refined state.
         camera_groups: Image sizes, and camera of each image.
-        min_distortion: If radial distortion displaces all pixels by less than this value, in pixels at
+        min_distortion: If distortion displaces all pixels by less than this value, in pixels at
             keypoint detection resolution, the distortion is set to zero.
     """
     cameras = []
     for camera_id, pixel_size in enumerate(camera_groups.camera_pixel_sizes.tolist()):
-        (x, y), (k1, k2) = (state.offset[camera_id] * pixel_size).tolist(), state.radial[camera_id].tolist()
-        camera = SharedPinhole(float(state.focal[camera_id]) * pixel_size, (x, y), (k1, k2))
+        x, y = (state.offset[camera_id] * pixel_size).tolist()
+        terms, is_fisheye = tuple(state.distortion[camera_id].tolist()), bool(state.is_fisheye[camera_id])
+        camera = Camera(float(state.focal[camera_id]) * pixel_size, (x, y), terms, is_fisheye)
         size = camera_groups.sizes[camera_groups.camera_ids == camera_id].max(axis=0)
         if camera.largest_distortion(size) < min_distortion * pixel_size:
-            camera = replace(camera, radial=(0.0, 0.0))
+            camera = replace(camera, distortion=NO_DISTORTION)
         cameras.append(camera)
     return tuple(cameras)
 
@@ -136,8 +137,8 @@ def focal_uncertainty(state: SfmState, options: MapperOptions) -> float:
         Standard deviation divided by the focal length, the largest value if there are several cameras; zero
         if the focal length is fixed, infinite if the observations do not constrain the cameras.
     """
-    has_offset, has_distortion = np.any(state.offset, axis=1), np.any(state.radial, axis=1)
-    return state.focal_uncertainty(has_offset, has_distortion, options.ba_device)
+    has_offset = np.any(state.offset, axis=1)
+    return state.focal_uncertainty(has_offset, state.distortion != 0, options.ba_device)
 
 
 def log_summary(reconstruction: Reconstruction) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from nope_splat.geometry.epipolar import essential_matrix, sampson_errors
+from nope_splat.geometry.epipolar import essential_matrix, ray_errors, sampson_errors
 from nope_splat.geometry.rigid import invert
 from nope_splat.matching import PairMatches
 from nope_splat.scene.tracks import build_tracks
@@ -49,7 +49,8 @@ def rebuild_tracks(state: SfmState, problem: SfmProblem, extra: Sequence[PairMat
         state.intrinsics_prior,
     )
     rebuilt.initial_focal = state.initial_focal
-    rebuilt.offset, rebuilt.radial = state.offset, state.radial
+    rebuilt.offset, rebuilt.distortion = state.offset, state.distortion
+    rebuilt.is_fisheye = state.is_fisheye
     rebuilt.T_camera_world = state.T_camera_world
     rebuilt.registered = state.registered
     triangulate(rebuilt, max_error, problem.options.min_tri_angle)
@@ -74,4 +75,6 @@ def epipolar_errors(
     second = state.rays(centered_keypoints[pair.second][pair.indices[:, 1]], pair.second)
     focal_first, focal_second = state.focal[state.camera_ids[[pair.first, pair.second]]]
     relative = state.T_camera_world[pair.second] @ invert(state.T_camera_world[pair.first])
-    return sampson_errors(first, second, essential_matrix(relative), focal_first, focal_second)
+    cameras = state.camera_ids[[pair.first, pair.second]]
+    errors = ray_errors if state.is_fisheye[cameras].any() else sampson_errors
+    return errors(first, second, essential_matrix(relative), focal_first, focal_second)

@@ -27,7 +27,7 @@ def find_shared_lenses(
     Args:
         state: Refined state; not changed.
         adjustment: Options of the last bundle adjustment; the principal point and distortion of a camera are
-            compared if they were refined.
+            compared if they were refined for both.
         min_probability: Minimum probability of a difference at least as large as the observed one.
 
     Returns:
@@ -49,25 +49,26 @@ def find_shared_lenses(
     sizes = state.longer_sides
     for camera in range(1, num_cameras):
         for other in np.unique(lens_ids[:camera]).tolist():
-            compared = np.flatnonzero(free[camera] & free[other])
-            if sizes[camera] == sizes[other] and len(compared) == 4:
-                difference = parameters[camera] - parameters[other]
-                if _probability(difference, covariance, 4 * other, 4 * camera) > min_probability:
+            compared = np.flatnonzero(free[camera])
+            is_alike = sizes[camera] == sizes[other] and state.is_fisheye[camera] == state.is_fisheye[other]
+            if is_alike and len(compared) >= 4 and np.array_equal(free[camera], free[other]):
+                difference = (parameters[camera] - parameters[other])[compared]
+                rows = [8 * number + compared for number in (other, camera)]
+                if _probability(difference, covariance, *rows) > min_probability:
                     lens_ids[camera] = other
                     break
     return lens_ids
 
 
-def _probability(difference: Array, covariance: Array, first: int, second: int) -> float:
+def _probability(difference: Array, covariance: Array, first: Indices, second: Indices) -> float:
     """Compute the probability that the parameters of two cameras differ at least as much by chance.
 
     Args:
-        difference: Difference of the four parameters. (4,).
-        covariance: Covariance of the parameters of all cameras. (4 K, 4 K).
-        first: Position of the parameters of one camera in `covariance`.
-        second: Position of the parameters of the other camera.
+        difference: Difference of the n compared parameters. (n,).
+        covariance: Covariance of the parameters of all cameras. (8 K, 8 K).
+        first: Rows of the compared parameters of one camera in `covariance`. (n,).
+        second: Rows of the compared parameters of the other camera. (n,).
     """
-    rows = [slice(first, first + 4), slice(second, second + 4)]
-    mixed = covariance[rows[0], rows[1]]
-    of_difference = covariance[rows[0], rows[0]] + covariance[rows[1], rows[1]] - mixed - mixed.T
+    mixed = covariance[np.ix_(first, second)]
+    of_difference = covariance[np.ix_(first, first)] + covariance[np.ix_(second, second)] - mixed - mixed.T
     return float(chi2.sf(difference @ np.linalg.solve(of_difference, difference), len(difference)))

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nope_splat.geometry.camera import project_errors
-from nope_splat.geometry.projection import unproject
+from nope_splat.geometry.camera import Camera, project_errors
+from nope_splat.geometry.distortion import NUM_TERMS, turn_distortion
+from nope_splat.geometry.projection import LensModel, unproject
 from nope_splat.geometry.rigid import rotate, transform
 from nope_splat.geometry.robust import RAYLEIGH_MEDIAN
 from nope_splat.scene.tracks import Tracks
@@ -19,7 +20,6 @@ from nope_splat.sfm.bundle_adjustment.problem import BundleProblem
 from nope_splat.sfm.bundle_adjustment.solver import BundleResult, bundle_adjust, intrinsics_covariance
 from nope_splat.sfm.camera_groups import CameraGroups
 from nope_splat.sfm.mapper_options import IntrinsicsPriorOptions
-from nope_splat.sfm.pose_estimation import PoselibCamera, poselib_camera
 from nope_splat.utils.typing import Array, Indices, Mask
 
 MIN_SIGMA = 0.01
@@ -76,12 +76,14 @@ class SfmState:
     """Principal point minus image center of each camera, in pixels of the sensor at keypoint detection
     resolution. (K, 2)."""
     upright_from_sensor: Array
-    """Rotation and mirroring that turn the principal point of each image upright; zeros if unknown.
-    (N, 2, 2)."""
+    """Rotation and mirroring that turn the principal point and the tangential distortion of each image
+    upright; zeros if unknown. (N, 2, 2)."""
     lens_ids: Indices
     """For each camera, the index of the first camera with the same lens (see `find_shared_lenses`). (K,)."""
-    radial: Array
-    """Radial distortion k1 and k2 of each camera (see `SharedPinhole`). (K, 2)."""
+    distortion: Array
+    """Distortion coefficients k1, k2, k3, k4, p1 and p2 of each camera (see `Camera`). (K, 6)."""
+    is_fisheye: Mask
+    """Whether the projection of each camera is equidistant instead of perspective. (K,)."""
     T_camera_world: Array
     """World-to-camera transform of each image (OpenCV axes); only valid for registered images. (N, 4, 4)."""
     registered: Mask
@@ -135,7 +137,8 @@ class SfmState:
             offset=np.zeros((len(focal), 2)),
             upright_from_sensor=camera_groups.upright_from_sensor,
             lens_ids=np.arange(len(focal)),
-            radial=np.zeros((len(focal), 2)),
+            distortion=np.zeros((len(focal), NUM_TERMS)),
+            is_fisheye=np.zeros(len(focal), bool),
             T_camera_world=np.tile(np.eye(4), (num_images, 1, 1)),
             registered=np.zeros(num_images, bool),
             points=np.zeros((len(tracks), 3)),
@@ -189,13 +192,18 @@ class SfmState:
         return self.intrinsics_prior.principal_point_sigma_ratio * self.longer_sides
 
     @property
-    def radial_sigma(self) -> Array:
-        """Standard deviations of the priors on k1 and k2 of each camera. (K, 2).
+    def distortion_sigma(self) -> Array:
+        """Standard deviations of the priors on the distortion coefficients of each camera. (K, 6).
 
-        At one standard deviation, k1 and k2 displace the image corner equally.
+        At one standard deviation, each radial term displaces the image corner equally, and the tangential
+        terms displace it by a fraction of that.
         """
         corner = self._largest(np.linalg.norm(self.half_size, axis=1)) / self.focal
-        return self.intrinsics_prior.corner_distortion_sigma / np.stack([corner**2, corner**4], axis=1)
+        prior = self.intrinsics_prior
+        share = np.where(self.is_fisheye, prior.fisheye_distortion_sigma, prior.corner_distortion_sigma)
+        radial = share[:, None] / corner[:, None] ** np.array([2, 4, 6, 8])
+        tangential = prior.tangential_distortion_sigma / (3 * corner[:, None]) * np.ones(2)
+        return np.concatenate([radial, tangential], axis=1)
 
     def _largest(self, values: Array) -> Array:
         """Compute the largest value among the images of each camera. (N,) -> (K,)."""
@@ -219,6 +227,17 @@ class SfmState:
         """
         return rotate(self.upright_from_sensor[image_ids], self.offset[self.camera_ids[image_ids]])
 
+    def lenses(self, image_ids: Indices | int) -> LensModel:
+        """Return the lenses of upright images.
+
+        Args:
+            image_ids: Indices of images. (n,) or ().
+        """
+        camera = self.camera_ids[image_ids]
+        terms = turn_distortion(self.distortion[camera], self.upright_from_sensor[image_ids])
+        is_fisheye = self.is_fisheye[camera]
+        return LensModel(terms, is_fisheye if is_fisheye.any() else False)
+
     def rays(self, xy: Array, image_ids: Indices | int) -> Array:
         """Compute the viewing rays of pixels.
 
@@ -228,15 +247,17 @@ class SfmState:
             image_ids: Image of each pixel, or one image for all pixels. (n,) or ().
 
         Returns:
-            Undistorted rays in camera coordinates, scaled to z = 1. (n, 3).
+            Undistorted rays in camera coordinates: points with z = 1 or, for fisheye lenses, unit vectors.
+            (n, 3).
         """
-        camera = self.camera_ids[image_ids]
-        return unproject(xy - self.offsets(image_ids), self.focal[camera, None], self.radial[camera])
+        focal = self.focal[self.camera_ids[image_ids], None]
+        return unproject(xy - self.offsets(image_ids), focal, self.lenses(image_ids))
 
-    def camera_model(self, image_id: int) -> PoselibCamera:
-        """Convert the intrinsics of an image to poselib's format."""
-        camera = self.camera_ids[image_id]
-        return poselib_camera(float(self.focal[camera]), self.offsets(image_id), self.radial[camera])
+    def camera_of(self, image_id: int) -> Camera:
+        """Return the intrinsics of an upright image, in pixels at keypoint detection resolution."""
+        lens, camera = self.lenses(image_id), self.camera_ids[image_id]
+        x, y = self.offsets(image_id).tolist()
+        return Camera(float(self.focal[camera]), (x, y), tuple(lens.distortion.tolist()), lens.has_fisheye)
 
     def errors(self, rows: Indices) -> Array:
         """Compute the reprojection errors of observations.
@@ -263,8 +284,7 @@ class SfmState:
             Errors in pixels at keypoint detection resolution; infinite for points behind the camera. (n,).
         """
         image_ids = self.image_ids[rows]
-        camera = self.camera_ids[image_ids]
-        intrinsics = self.focal[camera], self.offsets(image_ids), self.radial[camera]
+        intrinsics = self.focal[self.camera_ids[image_ids]], self.offsets(image_ids), self.lenses(image_ids)
         return project_errors(points_camera, self.xy[rows], *intrinsics)
 
     def visible_observations(self) -> Indices:
@@ -338,7 +358,8 @@ class SfmState:
         self.T_camera_world[np.unique(self.image_ids[used])] = adjusted.T_camera_world.cpu().numpy()
         self.points[np.unique(self.track_ids[used])] = adjusted.points.cpu().numpy()
         intrinsics = adjusted.intrinsics.cpu().numpy()
-        self.focal, self.offset, self.radial = np.exp(intrinsics[:, 0]), intrinsics[:, 1:3], intrinsics[:, 3:]
+        self.focal, self.offset = np.exp(intrinsics[:, 0]), intrinsics[:, 1:3]
+        self.distortion = intrinsics[:, 3:]
         return result
 
     def _bundle_problem(
@@ -360,14 +381,11 @@ class SfmState:
         if free_poses.all():
             free_poses[0] = False  # fixes the world frame
         num_cameras = len(self.focal)
-        refine_focal_length, refine_principal_point, refine_extra_params = (
-            np.broadcast_to(flag, num_cameras)
-            for flag in (
-                options.refine_focal_length and not self.fix_focal,
-                options.refine_principal_point,
-                options.refine_extra_params,
-            )
-        )
+        refine_focal_length = options.refine_focal_length and not self.fix_focal
+        free_intrinsics = np.zeros((num_cameras, 3 + NUM_TERMS), bool)
+        free_intrinsics[:, 0] = refine_focal_length
+        free_intrinsics[:, 1:3] = np.broadcast_to(options.refine_principal_point, num_cameras)[:, None]
+        free_intrinsics[:, 3:] = np.broadcast_to(options.refine_extra_params, (num_cameras, NUM_TERMS))
 
         def tensor(array: NDArray[Any]) -> torch.Tensor:
             return torch.as_tensor(array, device=options.device)
@@ -375,7 +393,7 @@ class SfmState:
         return BundleProblem(
             T_camera_world=tensor(self.T_camera_world[image_ids]),
             points=tensor(self.points[tracks]),
-            intrinsics=tensor(np.column_stack([np.log(self.focal), self.offset, self.radial])),
+            intrinsics=tensor(np.column_stack([np.log(self.focal), self.offset, self.distortion])),
             camera_ids=tensor(self.camera_ids[image_ids]),
             upright_from_sensor=tensor(self.upright_from_sensor[image_ids]),
             image_ids=tensor(image_numbers),
@@ -383,16 +401,15 @@ class SfmState:
             xy=tensor(self.xy[rows]),
             sigma=tensor(self.sigma[rows]),
             free_poses=tensor(free_poses),
-            free_intrinsics=tensor(
-                np.column_stack(
-                    [refine_focal_length, *2 * [refine_principal_point], *2 * [refine_extra_params]]
-                )
-            ),
+            free_intrinsics=tensor(free_intrinsics),
             lens_ids=None if np.array_equal(self.lens_ids, np.arange(num_cameras)) else tensor(self.lens_ids),
-            prior_mean=tensor(np.column_stack([np.log(self.focal_prior.mean), np.zeros((num_cameras, 4))])),
-            prior_sigma=tensor(
-                np.column_stack([self.focal_prior.sigma, *2 * [self.offset_sigma], self.radial_sigma])
+            prior_mean=tensor(
+                np.column_stack([np.log(self.focal_prior.mean), np.zeros((num_cameras, 2 + NUM_TERMS))])
             ),
+            prior_sigma=tensor(
+                np.column_stack([self.focal_prior.sigma, *2 * [self.offset_sigma], self.distortion_sigma])
+            ),
+            is_fisheye=tensor(self.is_fisheye) if self.is_fisheye.any() else None,
         )
 
     def focal_uncertainty(
@@ -404,7 +421,8 @@ class SfmState:
 
         Args:
             refine_principal_point: Whether each camera's principal point counts as unknown. (K,).
-            refine_extra_params: Whether each camera's radial distortion counts as unknown. (K,).
+            refine_extra_params: Whether each distortion coefficient of each camera counts as unknown.
+                (K, 6).
             device: PyTorch device for the computation.
 
         Returns:

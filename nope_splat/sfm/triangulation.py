@@ -21,10 +21,10 @@ def triangulate_two_views(T_first: Array, rays_first: Array, T_second: Array, ra
     Args:
         T_first: World-to-camera transform of the first view, one for all points or one per point. (4, 4) or
             (n, 4, 4).
-        rays_first: Rays in camera coordinates of the first view, scaled to z = 1. (n, 3).
+        rays_first: Rays in camera coordinates of the first view, of any length. (n, 3).
         T_second: World-to-camera transform of the second view, one for all points or one per point. (4, 4) or
             (n, 4, 4).
-        rays_second: Rays in camera coordinates of the second view, scaled to z = 1. (n, 3).
+        rays_second: Rays in camera coordinates of the second view, of any length. (n, 3).
 
     Returns:
         World coordinates of the points. (n, 3).
@@ -33,13 +33,31 @@ def triangulate_two_views(T_first: Array, rays_first: Array, T_second: Array, ra
     equations = []
     for pose, rays in ((T_first, rays_first), (T_second, rays_second)):
         rows = np.broadcast_to(pose, (n, 4, 4))[:, :3]
+        rays, rows = _largest_last(rays, rows)
         for axis in (0, 1):
-            equations.append(rays[:, axis, None] * rows[:, 2] - rows[:, axis])
+            equations.append(rays[:, axis, None] * rows[:, 2] - rays[:, 2, None] * rows[:, axis])
     system = np.stack(equations, axis=1)  # (n, 4, 4): four equations, homogeneous point
     system /= np.linalg.norm(system, axis=2, keepdims=True)
     matrix, right = system[..., :3], -system[..., 3]
     normal = np.einsum("nki,nkj->nij", matrix, matrix) + 1e-14 * np.eye(3)
     return np.linalg.solve(normal, np.einsum("nki,nk->ni", matrix, right)[..., None])[..., 0]
+
+
+def _largest_last(rays: Array, rows: Array) -> tuple[Array, Array]:
+    """Reorder the axes of rays that point sideways, so that the last coordinate is the largest.
+
+    Args:
+        rays: Rays in camera coordinates. (n, 3).
+        rows: Rows of the world-to-camera transforms. (n, 3, 4).
+
+    Returns:
+        Rays (n, 3) and rows (n, 3, 4), in the same order of axes. Rays near the optical axis are unchanged.
+    """
+    last = np.where(np.abs(rays[:, 2]) > 0.1 * np.linalg.norm(rays, axis=1), 2, np.abs(rays).argmax(1))
+    if (last == 2).all():
+        return rays, rows
+    order = (last[:, None] + [1, 2, 3]) % 3
+    return np.take_along_axis(rays, order, 1), np.take_along_axis(rows, order[:, :, None], 1)
 
 
 def angles_between(first: Array, second: Array) -> Array:

@@ -9,11 +9,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from nope_splat.geometry.camera import Camera
 from nope_splat.geometry.projection import unproject
 from nope_splat.geometry.rigid import invert, transform
 from nope_splat.scene.features import PairMatches
 from nope_splat.sfm.mapper_options import TwoViewPoseOptions
-from nope_splat.sfm.pose_estimation import RelativePoseOptions, estimate_relative_pose, poselib_camera
+from nope_splat.sfm.pose_estimation import estimate_relative_pose
+from nope_splat.sfm.pose_options import RelativePoseOptions
 from nope_splat.sfm.triangulation import angles_between, triangulate_two_views
 from nope_splat.utils.typing import Array, Indices
 
@@ -104,8 +106,8 @@ def _relative_pose(
     pose = estimate_relative_pose(
         first,
         second,
-        poselib_camera(focal_first),
-        poselib_camera(focal_second),
+        Camera(focal_first),
+        Camera(focal_second),
         RelativePoseOptions(options.max_epipolar_error, random_seed=seed),
     )
     T_second_first = pose.T

@@ -26,7 +26,7 @@ import tyro
 from numpy.typing import NDArray
 from PIL import Image
 
-from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.camera import Camera
 from nope_splat.matching import PairMatches
 from nope_splat.sfm.registration.resection import find_correspondences, resect
 from scripts.benchmark.camera_file import CameraFile, Poses
@@ -132,7 +132,7 @@ def map_images(settings: tyro.conf.OmitArgPrefixes[MapSettings]) -> None:
     (camera,) = {image.camera_id: model.camera(image.camera_id) for image in _registered(model)}.values()
     size = np.array([camera.width, camera.height])
     offset = camera.params[1:] - size / 2
-    pinhole = SharedPinhole(float(camera.params[0]), (float(offset[0]), float(offset[1])))
+    pinhole = Camera(float(camera.params[0]), (float(offset[0]), float(offset[1])))
     held_out = {} if settings.everything else _register_held_out(model, pinhole, settings)
     CameraFile(
         T_world_camera={image.name: _pose(image) for image in _registered(model)},
@@ -209,7 +209,7 @@ def _median_depth(model: pycolmap.Reconstruction) -> float:
     return float(np.median(np.concatenate(depths)))
 
 
-def _register_held_out(model: pycolmap.Reconstruction, camera: SharedPinhole, settings: MapSettings) -> Poses:
+def _register_held_out(model: pycolmap.Reconstruction, camera: Camera, settings: MapSettings) -> Poses:
     """Register the held-out images in `everything.db` by nope-splat's resection, without changing the model.
 
     Args:

@@ -20,7 +20,7 @@ from scipy.spatial.transform import Rotation
 
 from nope_splat.cli import main
 from nope_splat.evaluation.compare_cameras import FocalError, compare_cameras, focal_errors
-from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.camera import Camera
 from nope_splat.geometry.similarity import Similarity
 from nope_splat.io.cameras import NamedCamera, read_named_cameras
 from nope_splat.io.colmap import (
@@ -215,7 +215,7 @@ def test_intrinsics_are_the_same_in_every_format(tmp_path: Path, radial: tuple[f
 def test_every_camera_is_written(tmp_path: Path) -> None:
     """Two cameras of one image size stay separate; one of them has distortion."""
     scene = make_scene(portrait=False)
-    cameras = (scene.cameras[0], SharedPinhole(400.0, (-1.0, 2.0), (-0.05, 0.01)))
+    cameras = (scene.cameras[0], Camera(400.0, (-1.0, 2.0), (-0.05, 0.01)))
     scene = replace(scene, cameras=cameras, camera_ids=np.arange(len(scene.image_names)) % 2)
     write_colmap(scene, tmp_path)
     write_transforms(scene, tmp_path, tmp_path / "transforms.json")

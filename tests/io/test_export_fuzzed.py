@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.camera import Camera
 from nope_splat.io.cameras import read_named_cameras
 from nope_splat.io.colmap import read_cameras
 from nope_splat.io.export import write_colmap, write_transforms
@@ -33,7 +33,7 @@ def scenes(draw: st.DrawFn) -> Reconstruction:
     image_sizes = np.where(portrait[:, None], sizes[camera_ids, ::-1], sizes[camera_ids])
     distorted = draw(st.booleans())
     cameras = tuple(
-        SharedPinhole(
+        Camera(
             focal=float(10 ** rng.uniform(1, 5)),
             offset=(float(rng.normal(0, 20)), float(rng.normal(0, 20))),
             radial=(float(rng.normal(0, 0.1)), float(rng.normal(0, 0.1))) if distorted else (0.0, 0.0),

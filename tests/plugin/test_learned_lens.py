@@ -19,7 +19,7 @@ from fixtures.sparse_scene import make_scene
 from fixtures.wall_scene import FOCAL, project, wall
 from torch import Tensor
 
-from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.camera import Camera
 from nope_splat.geometry.distortion import distort
 from nope_splat.plugin.camera_optimizer import NopeCameraOptimizer, NopeCameraOptimizerConfig, world_to_camera
 from nope_splat.plugin.camera_refinement import GradientRefinement, JointRefinement
@@ -143,8 +143,8 @@ def two_lenses(**learns: bool) -> LearnedLens:
     lens = LearnedLens(2, **settings | learns, device="cpu").double()
     scene = make_scene(portrait=False)
     cameras = (
-        SharedPinhole(600.0, (4.0, -3.0), (-0.05, 0.01)),
-        SharedPinhole(500.0, (0.0, 0.0), (0.0, 0.0)),
+        Camera(600.0, (4.0, -3.0), (-0.05, 0.01)),
+        Camera(500.0, (0.0, 0.0), (0.0, 0.0)),
     )
     sizes, ids = scene.image_sizes.copy(), np.array([0, 0, 0, 1, 1, 1, 1])
     sizes[3] = sizes[3, ::-1]
@@ -163,7 +163,7 @@ def test_lens_is_initialized_from_the_reconstruction_and_can_be_set() -> None:
     torch.testing.assert_close(lens.lens().shift[0], shift[0])
     assert not lens.lens().shift[1].any()  # it rotates with the camera
     assert lens.free_mask().tolist() == [[True] * 4, [False, False, True, True]]
-    first, second = lens.cameras((SharedPinhole(600.0, (4.0, -3.0)), SharedPinhole(500.0)))
+    first, second = lens.cameras((Camera(600.0, (4.0, -3.0)), Camera(500.0)))
     assert first.offset == pytest.approx((6.0, -2.0))
     assert first.radial == pytest.approx((-0.03, 0.03))
     assert second.offset == (0.0, 0.0)

@@ -22,7 +22,7 @@ from fixtures.splat_scene import CAMERA, FOCAL, OFFSET, make_pipeline, set_to_tr
 from nerfstudio.scripts.train import entrypoint
 
 from nope_splat.demo.scene import DemoSceneConfig, render_demo_scene
-from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.camera import Camera
 from nope_splat.io.cameras import read_named_cameras
 from nope_splat.io.export import write_colmap
 from nope_splat.plugin.camera_adjustment import adjust_cameras
@@ -33,7 +33,7 @@ from nope_splat.plugin.model import NopeSplatModelConfig
 from nope_splat.plugin.pipeline import NopePipeline
 from nope_splat.plugin.summary import training_rows
 
-TRUTH = SharedPinhole(FOCAL, (OFFSET[0] + 1.0, OFFSET[1] - 1.5), (-0.1, 0.02))
+TRUTH = Camera(FOCAL, (OFFSET[0] + 1.0, OFFSET[1] - 1.5), (-0.1, 0.02))
 
 
 def make(
@@ -56,12 +56,12 @@ def make(
     return pipeline
 
 
-def learned(pipeline: NopePipeline) -> SharedPinhole:
+def learned(pipeline: NopePipeline) -> Camera:
     scene = pipeline.datamanager.dataparser.scene
     return pipeline.model.camera_optimizer.cameras(scene.cameras)[0]
 
 
-def assert_close(camera: SharedPinhole, truth: SharedPinhole = TRUTH) -> None:
+def assert_close(camera: Camera, truth: Camera = TRUTH) -> None:
     """Check that corners project to the same pixels within 0.1."""
     corners = np.array([[-0.4, -0.3, 1], [0.4, -0.3, 1], [-0.4, 0.3, 1], [0.4, 0.3, 1], [0, 0, 1]])
     size = np.array([96, 72])

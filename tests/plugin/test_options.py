@@ -18,7 +18,7 @@ from fixtures.pointmap_scene import FakeNetwork, gray_images
 from fixtures.synthetic import ring
 from nerfstudio.scripts.train import entrypoint
 
-from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.camera import Camera
 from nope_splat.io.cameras import read_ground_truth
 from nope_splat.io.images import ImageFile
 from nope_splat.matching import dust3r
@@ -94,7 +94,7 @@ def pointmaps(valley: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[object, ..
     """Replace DUSt3R by perturbed true pointmaps of the valley; return the options that use it."""
     truth = read_ground_truth(valley / "ground_truth.json")
     assert truth.focal is not None
-    camera = SharedPinhole(truth.focal)
+    camera = Camera(truth.focal)
 
     def predict(
         images: Sequence[ImageFile],

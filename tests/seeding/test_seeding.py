@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nope_splat.depth import DepthMap
-from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.camera import Camera
 from nope_splat.scene.tracks import MatchGraph, Observations
 from nope_splat.seeding import dense_seeds, seeds_from_depth
 from nope_splat.seeding.depth_interpolation import interpolate_inverse_depth
@@ -48,7 +48,7 @@ def scene_and_images():
     noise = np.clip(noise / 4 * 255, 0, 255).astype(np.uint8)
     centers = np.array([[x, y, 1.2] for x, y in [(0, 0), (-0.2, 0.05), (0.2, 0), (0, 0.2), (0.05, -0.2)]])
     poses = np.stack([downward_pose(center) for center in centers])
-    camera = SharedPinhole(FOCAL)
+    camera = Camera(FOCAL)
     x, y = np.meshgrid(np.arange(SIZE[0]) + 0.5, np.arange(SIZE[1]) + 0.5)
     rays = camera.unproject(np.stack([x, y], -1), np.array(SIZE)) * (1, -1, -1)
     images, on_surface = [], []

@@ -13,7 +13,7 @@ from fixtures.synthetic import SyntheticScene, look_at, make_scene
 from PIL import Image
 
 from nope_splat.evaluation.pose_metrics import PoseMetrics, compare_poses
-from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.camera import Camera
 from nope_splat.io.cameras import read_ground_truth
 from nope_splat.io.images import find_images
 from nope_splat.matching import Keypoints, MatchingSettings, PairMatches
@@ -135,7 +135,7 @@ def test_reconstruction_starts_from_the_initial_focal_length(tmp_path: Path) -> 
     "registration", [IncrementalRegistration(), SpanningTreeRegistration(), BatchedRegistration()]
 )
 def test_two_cameras_get_separate_focal_lengths(tmp_path: Path, registration: object) -> None:
-    made = make_scene(10, second=(SharedPinhole(450.0, (3.0, -2.0)), (800, 500)))
+    made = make_scene(10, second=(Camera(450.0, (3.0, -2.0)), (800, 500)))
     scene = run(made, tmp_path, held_out=(3,), registration=registration)
     assert scene.registered.all()
     assert scene.camera_ids.tolist() == 5 * [0, 1]
@@ -149,7 +149,7 @@ def test_two_cameras_get_separate_focal_lengths(tmp_path: Path, registration: ob
 
 def test_focal_length_of_a_camera_without_own_pairs(tmp_path: Path) -> None:
     """The only image of the second camera has pairs with images of the first camera only."""
-    made = make_scene(8, second=(SharedPinhole(1500.0), (1000, 800)))
+    made = make_scene(8, second=(Camera(1500.0), (1000, 800)))
     pairs = [pair for pair in made.matches.pairs if not {1, 3, 5} & {pair.first, pair.second}]
     scene = run(replace(made, matches=MatchDatabase(made.keypoints, tuple(pairs))), tmp_path)
     assert scene.registered.tolist() == [True, False, True, False, True, False, True, True]
@@ -158,7 +158,7 @@ def test_focal_length_of_a_camera_without_own_pairs(tmp_path: Path) -> None:
 
 
 def test_cameras_of_held_out_images_only_stay_unknown(tmp_path: Path) -> None:
-    made = make_scene(4, 300, second=(SharedPinhole(450.0), (800, 500)))
+    made = make_scene(4, 300, second=(Camera(450.0), (800, 500)))
     scene = run(made, tmp_path, held_out=(1, 3))
     assert scene.registered.tolist() == [True, False, True, False]
     reason = "held out, and no other photo of its camera has a pose"

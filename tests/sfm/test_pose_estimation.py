@@ -8,17 +8,12 @@ import numpy as np
 import pytest
 from fixtures.synthetic import make_scene
 
-from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.camera import Camera
 from nope_splat.geometry.rigid import invert, transform
-from nope_splat.sfm.pose_estimation import (
-    AbsolutePoseOptions,
-    RelativePoseOptions,
-    estimate_absolute_pose,
-    estimate_relative_pose,
-    poselib_camera,
-)
+from nope_splat.sfm.pose_estimation import estimate_absolute_pose, estimate_relative_pose, poselib_camera
+from nope_splat.sfm.pose_options import AbsolutePoseOptions, RelativePoseOptions
 
-CAMERA = SharedPinhole(700.0, (5.0, -3.0), (-0.08, 0.02))
+CAMERA = Camera(700.0, (5.0, -3.0), (-0.08, 0.02))
 OPTIONS = AbsolutePoseOptions(
     abs_pose_max_error=4.0, abs_pose_min_num_inliers=12, abs_pose_min_inlier_ratio=0.25
 )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from fixtures.synthetic import SyntheticScene, make_scene, ring
 
-from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.camera import Camera
 from nope_splat.scene.tracks import build_tracks
 from nope_splat.sfm.global_refinement import refine_globally
 from nope_splat.sfm.mapper_options import GlobalRefinementOptions, MapperOptions
@@ -14,12 +14,12 @@ from nope_splat.sfm.registration.incremental import IncrementalRegistration
 from nope_splat.sfm.state import SfmState
 from nope_splat.sfm.two_view_geometry import relative_poses
 
-WIDE = SharedPinhole(600.0, (6.0, -4.0), (-0.06, 0.02))
-ZOOMED = SharedPinhole(840.0, (8.4, -5.6), (-0.06, 0.02))
-OTHER = SharedPinhole(840.0, (-9.0, 7.0), (0.1, 0.0))
+WIDE = Camera(600.0, (6.0, -4.0), (-0.06, 0.02))
+ZOOMED = Camera(840.0, (8.4, -5.6), (-0.06, 0.02))
+OTHER = Camera(840.0, (-9.0, 7.0), (0.1, 0.0))
 
 
-def zoomed_scene(second: SharedPinhole, size: tuple[int, int] = (640, 480)) -> SyntheticScene:
+def zoomed_scene(second: Camera, size: tuple[int, int] = (640, 480)) -> SyntheticScene:
     """Create a scene in which every second photo comes from another camera."""
     return make_scene(12, 1500, camera=WIDE, second=(second, size), poses=ring(12, 150.0))
 
@@ -58,7 +58,7 @@ def test_a_second_refinement_finds_the_same_lenses() -> None:
 @pytest.mark.parametrize(
     ("second", "size"), [(OTHER, (640, 480)), (ZOOMED, (800, 600))], ids=["another lens", "another size"]
 )
-def test_other_cameras_have_their_own_lens(second: SharedPinhole, size: tuple[int, int]) -> None:
+def test_other_cameras_have_their_own_lens(second: Camera, size: tuple[int, int]) -> None:
     state = refined(zoomed_scene(second, size))
     assert state.lens_ids.tolist() == [0, 1]
     np.testing.assert_allclose(state.offset[1], second.offset, atol=1.5)

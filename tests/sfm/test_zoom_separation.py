@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fixtures.synthetic import CAMERA, SyntheticScene, make_scene
 
-from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.camera import Camera
 from nope_splat.io.exif import DIAGONAL_35MM, ExifData
 from nope_splat.scene.reconstruction import Reconstruction
 from nope_splat.sfm.options import SfmOptions
@@ -21,7 +21,7 @@ ZOOM = 1.4
 
 def mixed_zooms() -> SyntheticScene:
     """Create a scene with a longer focal length in every second image; all images have the same size."""
-    return make_scene(10, second=(SharedPinhole(ZOOM * CAMERA.focal), SIZE))
+    return make_scene(10, second=(Camera(ZOOM * CAMERA.focal), SIZE))
 
 
 def run(made: SyntheticScene, folder: Path, held_out: list[int], exif: list[ExifData]) -> Reconstruction:

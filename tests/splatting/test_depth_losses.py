@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from nope_splat.depth import DepthMap
-from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.camera import Camera
 from nope_splat.io.images import ImageFile
 from nope_splat.plugin.depth_priors import DepthPrior, DepthPriors, make_depth_priors
 from nope_splat.plugin.depth_supervision import DepthSupervision
@@ -192,7 +192,7 @@ def test_masked_pixels_of_the_other_image_are_ignored() -> None:
 
 # --- Priors ---
 
-LENS = SharedPinhole(90.0, (2.0, -1.0), (0.1, 0.02))
+LENS = Camera(90.0, (2.0, -1.0), (0.1, 0.02))
 
 
 def plane_scene(folder: Path) -> tuple[Reconstruction, list[ImageFile], np.ndarray]:

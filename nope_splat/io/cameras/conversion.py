@@ -1,7 +1,7 @@
-"""Convert camera entries to pinhole cameras with normalized intrinsics.
+"""Convert camera entries to cameras with normalized intrinsics.
 
-Other lens models are approximated by pinhole cameras with radial distortion. Focal lengths and principal
-points are divided by the longer image side.
+Other lens models are approximated by perspective or fisheye cameras with distortion. Focal lengths and
+principal points are divided by the longer image side.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ are less accurate."""
 
 
 class LensConverter:
-    """Convert the camera entries of a file to pinhole cameras, and log the largest error of this conversion.
+    """Convert the camera entries of a file to cameras, and log the largest error of this conversion.
 
     Args:
         path: File or folder that contains the cameras, for messages.
@@ -41,7 +41,7 @@ class LensConverter:
         self._rms_error = 0.0
 
     def convert(self, entry: CameraEntry, size: Size) -> NamedCamera:
-        """Convert a camera entry to a pinhole camera with radial distortion.
+        """Convert a camera entry to a camera with one focal length and distortion.
 
         Args:
             entry: The entry.
@@ -52,7 +52,7 @@ class LensConverter:
 
         Raises:
             InvalidCamera: If the intrinsics are implausible.
-            NopeSplatError: If the lens cannot be approximated by a pinhole camera with radial distortion.
+            NopeSplatError: If the lens cannot be approximated by a `Camera`.
         """
         try:
             lens = entry.lens_for(size)
@@ -64,21 +64,23 @@ class LensConverter:
                 " undistort the photos with the program that wrote the file, and pass the undistorted"
                 " photos and their cameras",
             ) from error
-        check_intrinsics(size, (fitted.focal,), (*fitted.center, *fitted.radial))
+        check_intrinsics(size, (fitted.focal,), (*fitted.center, *fitted.distortion))
         self._record(lens.model, fitted)
         longer_side = max(size)
         offset = (
             (fitted.center[0] - size[0] / 2) / longer_side,
             (fitted.center[1] - size[1] / 2) / longer_side,
         )
-        return NamedCamera(entry.T_world_camera, fitted.focal / longer_side, offset, fitted.radial)
+        return NamedCamera(
+            entry.T_world_camera, fitted.focal / longer_side, offset, fitted.distortion, fitted.is_fisheye
+        )
 
     def log_errors(self) -> None:
         """Log the largest errors of the fitted lenses, if any exceeds `MIN_REPORTED_ERROR`."""
         if self._num_fitted:
             logger.info(
                 f"The lenses of {self._num_fitted} photos in {self._path} ({', '.join(sorted(self._models))})"
-                " are approximated by pinhole cameras with radial distortion; the largest error is"
+                " are approximated by simpler cameras; the largest error is"
                 f" {self._max_error:.2g} pixels ({self._rms_error:.2g} in the root mean square)."
             )
 

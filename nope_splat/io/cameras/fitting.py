@@ -1,4 +1,4 @@
-"""Approximate lens models of other programs by pinhole cameras with radial distortion k1 and k2."""
+"""Approximate lens models of other programs by perspective or fisheye cameras with distortion."""
 
 from __future__ import annotations
 
@@ -7,30 +7,42 @@ from functools import lru_cache
 
 import numpy as np
 
-from nope_splat.geometry.distortion import radial_term_jacobian
+from nope_splat.geometry.distortion import distortion_term_jacobian
+from nope_splat.geometry.projection import equidistant, perspective
 from nope_splat.io.cameras.lenses import Lens, Size, UnsuitableLens
-from nope_splat.utils.typing import Array
+from nope_splat.utils.typing import Array, Indices
 
 GRID = (17, 13)
 """Columns and rows of the pixel grid, over the whole image, on which lenses are compared."""
 MIN_SHARE = 0.95
-"""A lens is fitted only if the rays of at least this fraction of the grid pixels (see `GRID`) are less than
-89 degrees from the optical axis."""
+"""A lens is fitted only if the rays of at least this fraction of the grid pixels (see `GRID`) were found."""
+MAX_PERSPECTIVE_ANGLE = np.deg2rad(89.0)
+"""Maximum angle between viewing rays and optical axis for a perspective camera. Rays at 90 degrees or more do
+not meet the plane at depth one."""
 MAX_ERROR = 0.01
 """Largest error of a fitted lens at any pixel of the grid (see `GRID`), as a fraction of the longer image
-side. Fisheye lenses with a diagonal field of view of up to 120 degrees have smaller errors."""
+side."""
+MIN_GAIN = 1.5
+"""A fisheye camera is chosen only if its largest error is smaller by this factor than that of a perspective
+camera."""
+PERSPECTIVE_TERMS = np.array([0, 1, 4, 5])
+"""Fitted coefficients of perspective cameras: k1, k2, p1 and p2."""
+FISHEYE_TERMS = np.array([0, 1, 2, 3])
+"""Fitted coefficients of fisheye cameras: k1 to k4."""
 
 
 @dataclass(frozen=True)
 class FittedLens:
-    """Pinhole camera with radial distortion that replaces a lens."""
+    """Camera with one focal length that replaces a lens."""
 
     focal: float
     """Focal length in pixels."""
     center: tuple[float, float]
     """Principal point (x, y) in pixels."""
-    radial: tuple[float, float]
-    """Radial distortion k1 and k2."""
+    distortion: tuple[float, ...]
+    """Distortion coefficients k1, k2, k3, k4, p1 and p2 (see `Camera`). (6,)."""
+    is_fisheye: bool
+    """Whether the projection is equidistant instead of perspective."""
     max_error: float
     """Maximum distance, in pixels, between the projections of the same ray by this camera and by the lens."""
     rms_error: float
@@ -40,48 +52,67 @@ class FittedLens:
 
 @lru_cache(maxsize=1024)
 def fit_lens(lens: Lens, size: Size) -> FittedLens:
-    """Approximate a lens by a pinhole camera with radial distortion.
+    """Approximate a lens by a perspective or a fisheye camera with one focal length and distortion.
 
-    If the lens is a pinhole camera with radial distortion k1 and k2, its distortion and principal point are
-    kept, and the focal length is the mean of fx and fy. For other lenses, the focal length f, the principal
-    point c, k1 and k2 are fitted to the viewing rays of a grid of pixels by least squares:
+    If the lens is such a camera, its distortion and principal point are kept, and the focal length is the
+    mean of fx and fy. For other lenses, the focal length f, the principal point c and the coefficients k are
+    fitted to the viewing rays of a grid of pixels by least squares:
 
-        f p + f k1 s p + f k2 s^2 p + c = pixel,   s = |p|^2,
+        f p + f J(p) k + c = pixel,
 
-    where p is the point at depth one on the ray of the pixel. The system is linear in f, f k1, f k2 and c.
+    where p is the projection of the ray of the pixel without distortion, and J(p) the Jacobian of the
+    distortion with respect to its coefficients. The system is linear in f, f k and c.
 
     Args:
         lens: The lens.
         size: Width and height of the images of the lens in pixels.
 
     Returns:
-        The pinhole camera, and its errors.
+        The camera, and its errors.
 
     Raises:
-        UnsuitableLens: If the error exceeds `MAX_ERROR`, or too many pixels have a ray at 89 degrees or more
-            from the optical axis (see `MIN_SHARE`).
+        UnsuitableLens: If the error exceeds `MAX_ERROR`, or too many pixels have no ray (see `MIN_SHARE`).
     """
     columns, rows = (np.linspace(0, side, count) for side, count in zip(size, GRID, strict=True))
     pixels = np.stack(np.meshgrid(columns, rows), axis=-1).reshape(-1, 2)
-    if lens.is_radial_pinhole:
-        k1, k2, *_ = (*lens.radial, 0.0, 0.0)
+    if lens.distortion is not None:
         focal = (lens.focals[0] + lens.focals[1]) / 2
         errors = _norms((focal / np.array(lens.focals) - 1) * (pixels - lens.center))
-        return _checked(FittedLens(focal, lens.center, (k1, k2), *errors), lens.model, size)
-    plane, valid = lens.unproject(pixels)
+        is_fisheye = lens.projection == "equidistant"
+        return _checked(FittedLens(focal, lens.center, lens.distortion, is_fisheye, *errors), lens.model, size)
+    rays, valid = lens.unproject(pixels)
     if valid.mean() < MIN_SHARE:
         raise UnsuitableLens(lens.model)
-    plane, pixels = plane[valid], pixels[valid]
-    ones, zeros = np.ones(len(plane)), np.zeros(len(plane))
-    shifts = np.stack([np.stack([ones, zeros], -1), np.stack([zeros, ones], -1)], 1)
-    system = np.concatenate([plane[..., None], radial_term_jacobian(plane), shifts], -1).reshape(-1, 5)
+    rays, pixels = rays[valid], pixels[valid]
+    fitted = _fit(equidistant(rays), pixels, FISHEYE_TERMS, is_fisheye=True)
+    in_front = rays[:, 2] > np.cos(MAX_PERSPECTIVE_ANGLE)
+    if in_front.sum() >= MIN_SHARE * len(valid):
+        flat = _fit(perspective(rays[in_front]), pixels[in_front], PERSPECTIVE_TERMS, is_fisheye=False)
+        if flat.max_error <= MIN_GAIN * fitted.max_error:
+            fitted = flat
+    return _checked(fitted, lens.model, size)
+
+
+def _fit(plane: Array, pixels: Array, terms: Indices, is_fisheye: bool) -> FittedLens:
+    """Fit a camera to pixels and to the projections of their rays (see `fit_lens`).
+
+    Args:
+        plane: Projections without distortion. (n, 2).
+        pixels: Pixels, x then y. (n, 2).
+        terms: Indices of the fitted coefficients. (m,).
+        is_fisheye: Whether the projections are equidistant.
+    """
+    shifts = np.broadcast_to(np.eye(2), (len(plane), 2, 2))
+    system = np.concatenate([plane[..., None], distortion_term_jacobian(plane)[..., terms], shifts], -1)
+    system = system.reshape(2 * len(plane), -1)
     # Columns of equal length: powers of the radius differ by many orders of magnitude for long lenses.
     lengths = np.linalg.norm(system, axis=0)
     solution = np.linalg.lstsq(system / lengths, pixels.reshape(-1), rcond=None)[0] / lengths
     errors = _norms((system @ solution).reshape(-1, 2) - pixels)
-    focal, focal_k1, focal_k2, cx, cy = solution.tolist()
-    fitted = FittedLens(focal, (cx, cy), (focal_k1 / focal, focal_k2 / focal), *errors)
-    return _checked(fitted, lens.model, size)
+    focal, cx, cy = solution[[0, -2, -1]].tolist()
+    distortion = np.zeros(6)
+    distortion[terms] = solution[1:-2] / focal
+    return FittedLens(focal, (cx, cy), tuple(distortion.tolist()), is_fisheye, *errors)
 
 
 def _checked(fitted: FittedLens, model: str, size: Size) -> FittedLens:
@@ -90,7 +121,7 @@ def _checked(fitted: FittedLens, model: str, size: Size) -> FittedLens:
         return fitted
     raise UnsuitableLens(
         model,
-        f"a pinhole camera with radial distortion differs from it by up to {fitted.max_error:.3g} pixels",
+        f"the camera models of nope-splat differ from it by up to {fitted.max_error:.3g} pixels",
     )
 
 

@@ -39,15 +39,15 @@ LARGEST_STEP = 0.2
 """Maximum length of a Newton step, in radians; longer steps are shortened to this length."""
 SMALLEST_STEP = 1e-12
 """The iteration ends when all Newton steps are below this angle, in radians."""
-LARGEST_ANGLE = np.deg2rad(89.0)
-"""Maximum angle between a viewing ray and the optical axis, in radians. Rays at 90 degrees or more do not
-meet the plane at depth one, onto which pinhole cameras project."""
+LARGEST_ANGLE = np.deg2rad(140.0)
+"""Maximum angle between a viewing ray and the optical axis, in radians. Real fisheye lenses show no larger
+angles."""
 LARGEST_ERROR = 1e-4
 """Maximum reprojection error of a ray from `Lens.unproject`, as a fraction of the smaller of fx and fy."""
 
 
 class UnsuitableLens(ValueError):
-    """Exception for a lens that a pinhole camera with radial distortion cannot represent.
+    """Exception for a lens that none of the lens models of `Camera` can represent.
 
     Args:
         model: Name of the lens model.
@@ -55,7 +55,7 @@ class UnsuitableLens(ValueError):
     """
 
     def __init__(
-        self, model: str, reason: str = "its field of view is too large for a pinhole camera"
+        self, model: str, reason: str = "its field of view is too large"
     ) -> None:
         super().__init__(f"its camera model is {one_line(model, 40)}, and {reason}")
 
@@ -90,10 +90,18 @@ class Lens:
     """Parameters of the projection: omega of "fov", k of "division", alpha and beta of "eucm"."""
 
     @property
-    def is_radial_pinhole(self) -> bool:
-        """Whether the lens is a pinhole camera with radial distortion k1, k2; fx and fy may differ."""
-        others = (*self.radial[2:], *self.denominator, *self.tangential, *self.thin_prism, self.skew)
-        return self.projection == "perspective" and not any(others)
+    def distortion(self) -> tuple[float, ...] | None:
+        """Coefficients k1, k2, k3, k4, p1 and p2 if the lens is a `Camera`, apart from unequal fx and fy.
+
+        None for other lenses. (6,).
+        """
+        is_fisheye = self.projection == "equidistant"
+        radial = (*self.radial, *4 * [0.0])
+        others = (*self.denominator, *self.tangential_factor, *self.thin_prism, self.skew)
+        others += (*radial[4:], *self.tangential) if is_fisheye else radial[2:]
+        if self.projection not in ("perspective", "equidistant") or any(others) or self.is_sequential:
+            return None
+        return (*radial[:4], *self.tangential)
 
     def project(self, points_camera: Array) -> Array:
         """Project points in front of the camera to pixels.
@@ -119,8 +127,8 @@ class Lens:
             xy: Pixel coordinates, x then y. (n, 2).
 
         Returns:
-            Points (x, y) at depth one on the rays (n, 2); and whether each ray was found and is less than 89
-            degrees from the optical axis (n,).
+            Unit viewing rays (n, 3), the optical axis for those that were not found; and whether each ray was
+            found within `LARGEST_ANGLE` (n,).
         """
         center = np.array(self.center)
         angles, valid = np.zeros((len(xy), 2)), np.ones(len(xy), bool)
@@ -136,7 +144,7 @@ class Lens:
                 error = np.linalg.norm(self.project(_rays(angles)) - target, axis=1)
                 valid &= (error < LARGEST_ERROR * min(self.focals)) & (determinant > 0)
         valid &= np.linalg.norm(angles, axis=1) < LARGEST_ANGLE
-        return perspective(_rays(np.where(valid[:, None], angles, 0.0))), valid
+        return _rays(np.where(valid[:, None], angles, 0.0)), valid
 
     def _newton_step(self, angles: Array, target: Array) -> tuple[Array, Array]:
         """Return Newton steps (n, 2) of `angles` (see `_rays`), and determinants of the Jacobians (n,)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nope_splat.geometry.camera import NO_DISTORTION
 from nope_splat.utils.typing import Array
 
 
@@ -17,5 +18,7 @@ class NamedCamera:
     """Focal length (mean of x and y), divided by the longer side of the image."""
     offset: tuple[float, float] = (0.0, 0.0)
     """Principal point minus image center, (x, y), divided by the longer side of the image."""
-    radial: tuple[float, float] = (0.0, 0.0)
-    """Radial distortion k1 and k2, as in COLMAP's RADIAL model."""
+    distortion: tuple[float, ...] = NO_DISTORTION
+    """Distortion coefficients k1, k2, k3, k4, p1 and p2 (see `Camera`). (6,)."""
+    is_fisheye: bool = False
+    """Whether the projection is equidistant instead of perspective."""

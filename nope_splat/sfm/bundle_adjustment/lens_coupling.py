@@ -1,8 +1,8 @@
 """Coupling of cameras that share a lens: equal distortion and principal point, at different focal lengths.
 
 A digital zoom enlarges the center of the image. It multiplies the focal length f and the principal point
-offset (dx, dy) by the same factor, and leaves the radial distortion k1, k2 unchanged. Cameras that differ by
-a digital zoom therefore have the same lens parameters (dx / f, dy / f, k1, k2).
+offset (dx, dy) by the same factor, and leaves the distortion unchanged. Cameras that differ by a digital zoom
+therefore have the same lens parameters (dx / f, dy / f, k1, k2, k3, k4, p1, p2).
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ COUPLING_SIGMA = 1e-6
 
 
 def lens_parameters(intrinsics: Tensor) -> Tensor:
-    """Convert intrinsics [log(f), dx, dy, k1, k2] to lens parameters [dx / f, dy / f, k1, k2].
+    """Convert intrinsics [log(f), dx, dy, ...] to lens parameters [dx / f, dy / f, ...].
 
-    (K, 5) -> (K, 4).
+    The distortion coefficients, which follow, stay unchanged. (K, 9) -> (K, 8).
     """
-    log_focal, offset, radial = intrinsics.split((1, 2, 2), 1)
-    return torch.cat([offset * (-log_focal).exp(), radial], 1)
+    log_focal, offset, distortion = intrinsics[:, :1], intrinsics[:, 1:3], intrinsics[:, 3:]
+    return torch.cat([offset * (-log_focal).exp(), distortion], 1)
 
 
 def lens_jacobian(intrinsics: Tensor) -> Tensor:
-    """Compute the derivatives of `lens_parameters` with respect to the intrinsics. (K, 5) -> (K, 4, 5)."""
+    """Compute the derivatives of `lens_parameters` with respect to the intrinsics. (K, 9) -> (K, 8, 9)."""
     parameters = lens_parameters(intrinsics)
-    jacobian = torch.zeros(len(intrinsics), 4, 5, dtype=intrinsics.dtype, device=intrinsics.device)
+    identity = torch.eye(intrinsics.shape[1], dtype=intrinsics.dtype, device=intrinsics.device)
+    jacobian = identity[1:].repeat(len(intrinsics), 1, 1)
     jacobian[:, :2, 0] = -parameters[:, :2]
     inverse_focal = (-intrinsics[:, 0]).exp()
     jacobian[:, 0, 1] = jacobian[:, 1, 2] = inverse_focal
-    jacobian[:, 2, 3] = jacobian[:, 3, 4] = 1
     return jacobian
 
 
@@ -38,11 +38,11 @@ def coupling_residuals(intrinsics: Tensor, lens_ids: Tensor) -> Tensor:
     """Compute the differences between each camera and the first camera with the same lens.
 
     Args:
-        intrinsics: Intrinsics [log(f), dx, dy, k1, k2] of each camera. (K, 5).
+        intrinsics: Intrinsics of each camera, as in `BundleProblem`. (K, 9).
         lens_ids: For each camera, the index of the first camera with the same lens. (K,).
 
     Returns:
-        Differences of the lens parameters, in units of `COUPLING_SIGMA`. (K, 4).
+        Differences of the lens parameters, in units of `COUPLING_SIGMA`. (K, 8).
     """
     parameters = lens_parameters(intrinsics)
     return (parameters - parameters[lens_ids]) / COUPLING_SIGMA
@@ -52,17 +52,18 @@ def coupling_equations(intrinsics: Tensor, lens_ids: Tensor) -> tuple[Tensor, Te
     """Compute the Gauss-Newton normal equations of the sum of the squared `coupling_residuals`.
 
     Args:
-        intrinsics: Intrinsics [log(f), dx, dy, k1, k2] of each camera. (K, 5).
+        intrinsics: Intrinsics of each camera, as in `BundleProblem`. (K, 9).
         lens_ids: For each camera, the index of the first camera with the same lens. (K,).
 
     Returns:
-        Matrix (5 K, 5 K) and gradient (5 K,).
+        Matrix (9 K, 9 K) and gradient (9 K,).
     """
-    num_cameras = len(intrinsics)
+    num_cameras, width = intrinsics.shape
     of_camera = lens_jacobian(intrinsics) / COUPLING_SIGMA
-    jacobian = torch.zeros(num_cameras, 4, num_cameras, 5, dtype=intrinsics.dtype, device=intrinsics.device)
+    shape = num_cameras, width - 1, num_cameras, width
+    jacobian = torch.zeros(shape, dtype=intrinsics.dtype, device=intrinsics.device)
     cameras = torch.arange(num_cameras, device=intrinsics.device)
     jacobian[cameras, :, cameras] += of_camera
     jacobian[cameras, :, lens_ids] -= of_camera[lens_ids]
-    rows = jacobian.reshape(4 * num_cameras, 5 * num_cameras)
+    rows = jacobian.reshape((width - 1) * num_cameras, width * num_cameras)
     return rows.T @ rows, rows.T @ coupling_residuals(intrinsics, lens_ids).flatten()

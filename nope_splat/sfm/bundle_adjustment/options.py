@@ -11,7 +11,7 @@ from nope_splat.utils.typing import Mask
 class BundleAdjustmentOptions:
     """Options of a bundle adjustment, named as in COLMAP.
 
-    Each of the K cameras has a focal length, a principal point and, as extra parameters, radial distortion.
+    Each of the K cameras has a focal length, a principal point and, as extra parameters, distortion.
     """
 
     refine_focal_length: bool = True
@@ -20,8 +20,8 @@ class BundleAdjustmentOptions:
     """Whether to refine the principal points: a single flag for all K cameras, or one flag per camera
     (K,)."""
     refine_extra_params: bool | Mask = False
-    """Whether to refine the radial distortion k1 and k2: a single flag for all K cameras, or one flag per
-    camera (K,)."""
+    """Whether to refine the distortion: a single flag for all coefficients, or one flag per camera and
+    coefficient k1, k2, k3, k4, p1 and p2 (K, 6)."""
     min_num_observations: int = 20
     """Minimum number of observations; with fewer observations, the bundle adjustment is skipped."""
     max_iterations: int = 25

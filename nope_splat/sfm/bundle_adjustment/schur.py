@@ -76,6 +76,9 @@ class SchurStructure:
 class NormalEquations:
     """Normal equations with robust weights at one linearization point, to be solved with any damping.
 
+    The variables of the cameras are the 6 variables of each of the N poses, followed by the C intrinsics
+    `BundleProblem.columns` of each of the K cameras.
+
     Args:
         problem: Variables and observations.
         at: Linearization at the variables of `problem`.
@@ -85,7 +88,8 @@ class NormalEquations:
     def __init__(self, problem: BundleProblem, at: Linearization, structure: SchurStructure) -> None:
         self.problem, self.structure = problem, structure
         num_images, num_points = len(problem.T_camera_world), len(problem.points)
-        num_cameras, width = problem.intrinsics.shape
+        columns = problem.columns
+        num_cameras, width = len(problem.intrinsics), len(columns)
         camera_ids = problem.camera_ids[problem.image_ids]
         weight = huber_weight(at.residuals.norm(dim=1), problem.huber).sqrt()
         residuals = weight[:, None, None] * at.residuals[:, :, None]
@@ -101,7 +105,7 @@ class NormalEquations:
         def by_intrinsics(values: Tensor) -> Tensor:
             return _sum_by(values, camera_ids, num_cameras)
 
-        prior = problem.prior_sigma**-2
+        prior = problem.prior_sigma[:, columns] ** -2
         self.poses = by_pose(at_ @ a)
         self.poses_intrinsics = by_pose(at_ @ g)
         self.intrinsics = by_intrinsics(gt @ g) + torch.diag_embed(prior)
@@ -113,8 +117,9 @@ class NormalEquations:
         )
         self.gradient_poses = by_pose(at_ @ residuals)
         self.gradient_points = by_point(bt @ residuals)
-        self.gradient_intrinsics = by_intrinsics(gt @ residuals).squeeze(-1) + prior * (
-            problem.intrinsics - problem.prior_mean
+        self.gradient_intrinsics = (
+            by_intrinsics(gt @ residuals).squeeze(-1)
+            + prior * (problem.intrinsics - problem.prior_mean)[:, columns]
         )
         self._added: list[tuple[Tensor, Tensor]] = []
         if problem.lens_ids is not None:
@@ -135,11 +140,24 @@ class NormalEquations:
         """Add the normal equations of another cost term, which must not depend on the points.
 
         Args:
-            matrix: Matrix over the 6 variables of each of the N poses, followed by the 5 intrinsics of each
-                of the K cameras. (6 N + 5 K, 6 N + 5 K).
-            gradient: Gradient with respect to the same variables. (6 N + 5 K,).
+            matrix: Matrix over the 6 variables of each of the N poses, followed by all 9 intrinsics of each
+                of the K cameras. (6 N + 9 K, 6 N + 9 K).
+            gradient: Gradient with respect to the same variables. (6 N + 9 K,).
         """
-        self._added.append((matrix, gradient))
+        kept = self.indices
+        self._added.append((matrix[kept[:, None], kept], gradient[kept]))
+
+    @property
+    def indices(self) -> Tensor:
+        """Positions of the variables among the 6 variables of each pose and all 9 intrinsics of each camera.
+
+        (6 N + C K,).
+        """
+        size, (num_cameras, width) = 6 * len(self.poses), self.problem.intrinsics.shape
+        columns = self.problem.columns
+        first = width * torch.arange(num_cameras, device=columns.device)
+        poses = torch.arange(size, device=columns.device)
+        return torch.cat([poses, size + (first[:, None] + columns).flatten()])
 
     def reduce(self, damping: float) -> tuple[Tensor, Tensor, Tensor]:
         """Eliminate the points by the Schur complement.
@@ -149,13 +167,13 @@ class NormalEquations:
                 to the point blocks. The other blocks are not damped.
 
         Returns:
-            Reduced matrix over the 6 variables of each of the N poses, followed by the 5 intrinsics of each
-            of the K cameras (6 N + 5 K, 6 N + 5 K); reduced gradient (6 N + 5 K,); and inverses of the damped
-            point blocks (P, 3, 3).
+            Reduced matrix over the variables of the cameras (6 N + C K, 6 N + C K); reduced gradient
+            (6 N + C K,); and inverses of the damped point blocks (P, 3, 3).
         """
         structure, image_ids, point_ids = self.structure, self.problem.image_ids, self.problem.point_ids
         num_images = len(self.poses)
-        size, num_intrinsics = 6 * num_images, self.problem.intrinsics.numel()
+        size, shape = 6 * num_images, self.gradient_intrinsics.shape
+        num_intrinsics = shape.numel()
         diagonal = self.points.diagonal(dim1=1, dim2=2)
         inverse = torch.linalg.inv(self.points + torch.diag_embed(damping * diagonal + 1e-12))
         eliminated = self.poses_points @ inverse[point_ids]
@@ -169,7 +187,7 @@ class NormalEquations:
         # Process some columns at a time to limit memory.
         blocks = self.intrinsics_points.split(max(1, MAX_BORDER_SIZE // (6 * len(image_ids))), dim=1)
         border = [-_sum_by(eliminated @ block[point_ids].mT, image_ids, num_images) for block in blocks]
-        border = torch.cat(border, dim=2).unflatten(2, self.problem.intrinsics.shape)
+        border = torch.cat(border, dim=2).unflatten(2, shape)
         images = torch.arange(num_images, device=border.device)
         border[images, :, self.problem.camera_ids] += self.poses_intrinsics
         matrix[:size, size:] = border.reshape(size, num_intrinsics)
@@ -199,7 +217,7 @@ class NormalEquations:
                 to the matrix.
 
         Returns:
-            Increments of poses (N, 6), points (P, 3) and intrinsics (K, 5), zero for fixed poses and
+            Increments of poses (N, 6), points (P, 3) and intrinsics (K, 9), zero for fixed poses and
             intrinsics; None if the damped system is not positive definite.
         """
         problem = self.problem
@@ -208,7 +226,8 @@ class NormalEquations:
         diagonal = torch.cat([block.diagonal(dim1=1, dim2=2).flatten() for block in blocks])
         diagonal = sum((added.diagonal() for added, _ in self._added), diagonal)
         matrix = matrix + torch.diag(damping * diagonal + 1e-12)
-        free = torch.cat([problem.free_poses.repeat_interleave(6), problem.free_intrinsics.flatten()])
+        free_intrinsics = problem.free_intrinsics[:, problem.columns]
+        free = torch.cat([problem.free_poses.repeat_interleave(6), free_intrinsics.flatten()])
         factor, info = torch.linalg.cholesky_ex(matrix[free][:, free])
         if info != 0:
             return None
@@ -220,7 +239,9 @@ class NormalEquations:
         remaining = self.gradient_points + _sum_by(moved, problem.point_ids, len(problem.points))
         remaining = remaining + self.intrinsics_points.mT @ d_intrinsics[:, None]
         d_points = -(inverse @ remaining).squeeze(-1)
-        return d_poses, d_points, d_intrinsics.view_as(problem.intrinsics)
+        all_intrinsics = torch.zeros_like(problem.intrinsics)
+        all_intrinsics[:, problem.columns] = d_intrinsics.view_as(free_intrinsics)
+        return d_poses, d_points, all_intrinsics
 
 
 def _index_within(counts: Tensor) -> Tensor:

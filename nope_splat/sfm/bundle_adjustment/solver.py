@@ -84,8 +84,8 @@ def intrinsics_covariance(problem: BundleProblem) -> Tensor | None:
         problem: A problem after bundle adjustment.
 
     Returns:
-        Covariance matrix of the intrinsics, 5 per camera in the order of the K cameras; rows and columns of
-        fixed intrinsics are zero. (5 K, 5 K). None if the normal equations are singular.
+        Covariance matrix of the intrinsics, 9 per camera in the order of the K cameras; rows and columns of
+        fixed intrinsics are zero. (9 K, 9 K). None if the normal equations are singular.
     """
     # The undetermined scale of the scene makes the system singular; a tiny damping makes it solvable.
     matrix, free = _information(problem)
@@ -137,8 +137,13 @@ def _information(problem: BundleProblem) -> tuple[Tensor, Tensor]:
     """Compute the information matrix of poses and intrinsics, in which the points are eliminated.
 
     Returns:
-        Matrix over the 6 variables of each of the N poses and the 5 intrinsics of each of the K cameras
-        (6 N + 5 K, 6 N + 5 K), and whether each variable is free (6 N + 5 K,).
+        Matrix over the 6 variables of each of the N poses and the 9 intrinsics of each of the K cameras, zero
+        for intrinsics that are not refined (6 N + 9 K, 6 N + 9 K); and whether each variable is free
+        (6 N + 9 K,).
     """
-    matrix, _, _ = NormalEquations(problem, linearize(problem), SchurStructure(problem)).reduce(1e-9)
-    return matrix, torch.cat([problem.free_poses.repeat_interleave(6), problem.free_intrinsics.flatten()])
+    equations = NormalEquations(problem, linearize(problem), SchurStructure(problem))
+    reduced, kept = equations.reduce(1e-9)[0], equations.indices
+    free = torch.cat([problem.free_poses.repeat_interleave(6), problem.free_intrinsics.flatten()])
+    matrix = reduced.new_zeros(len(free), len(free))
+    matrix[kept[:, None], kept] = reduced
+    return matrix, free

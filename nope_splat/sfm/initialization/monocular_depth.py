@@ -17,6 +17,7 @@ import numpy as np
 from annotated_types import Ge, Interval
 
 from nope_splat.depth import DepthKind, DepthMap, ScaleShift, fit_scale_shift
+from nope_splat.geometry.camera import Camera
 from nope_splat.geometry.projection import unproject
 from nope_splat.geometry.rigid import transform
 from nope_splat.matching import Keypoints, PairMatches
@@ -24,7 +25,8 @@ from nope_splat.scene.tracks import build_tracks
 from nope_splat.sfm.initialization.depth_alignment import DepthAlignmentProblem, align_depths
 from nope_splat.sfm.initialization.focal import is_plausible, prior_focal
 from nope_splat.sfm.initialization.start import Start
-from nope_splat.sfm.pose_estimation import AbsolutePoseOptions, estimate_absolute_pose, poselib_camera
+from nope_splat.sfm.pose_estimation import estimate_absolute_pose
+from nope_splat.sfm.pose_options import AbsolutePoseOptions
 from nope_splat.sfm.problem import SfmProblem
 from nope_splat.sfm.registration.spanning_tree import spanning_tree
 from nope_splat.sfm.state import SfmState
@@ -219,7 +221,7 @@ class _LiftedMatches:
         pose = estimate_absolute_pose(
             self.xy[new][ids_new],
             lifted,
-            poselib_camera(self.focal),
+            Camera(self.focal),
             AbsolutePoseOptions(
                 abs_pose_max_error=self.max_error,
                 abs_pose_min_num_inliers=self.options.abs_pose_min_num_inliers,

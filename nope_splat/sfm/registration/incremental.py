@@ -13,7 +13,8 @@ from annotated_types import Ge
 from nope_splat.geometry.rigid import transform
 from nope_splat.sfm.bundle_adjustment.options import BundleAdjustmentOptions
 from nope_splat.sfm.mapper_options import MapperOptions
-from nope_splat.sfm.pose_estimation import AbsolutePoseOptions, estimate_absolute_pose
+from nope_splat.sfm.pose_estimation import estimate_absolute_pose
+from nope_splat.sfm.pose_options import AbsolutePoseOptions
 from nope_splat.sfm.state import SfmState
 from nope_splat.sfm.triangulation import complete_tracks, filter_observations, triangulate
 from nope_splat.sfm.two_view_geometry import TwoView, TwoViews
@@ -242,7 +243,7 @@ class IncrementalMapper:
             random_seed=self.seed * self.registration.max_reg_trials + self.attempts[image_id],
         )
         pose = estimate_absolute_pose(
-            state.xy[rows], state.points[state.track_ids[rows]], state.camera_model(image_id), options
+            state.xy[rows], state.points[state.track_ids[rows]], state.camera_of(image_id), options
         )
         if not pose.success:
             self.failures[image_id] = (

@@ -7,11 +7,10 @@ from typing import Annotated
 
 import numpy as np
 
-from nope_splat.geometry.rigid import move_poses, transform
-from nope_splat.geometry.robust import cauchy_weight
+from nope_splat.sfm.ray_poses import refine_poses
 from nope_splat.sfm.state import SfmState
 from nope_splat.utils.ranges import COUNT, POSITIVE
-from nope_splat.utils.typing import Array, Indices
+from nope_splat.utils.typing import Indices
 
 
 @dataclass(frozen=True)
@@ -51,34 +50,7 @@ def refine_by_rays(
     rays = state.rays(state.xy[rows], state.image_ids[rows])
     rays /= np.linalg.norm(rays, axis=1, keepdims=True)
     focal = state.focal[state.camera_ids[state.image_ids[rows]], None]
+    poses = state.T_camera_world[image_ids]
     for _ in range(options.max_num_iterations):
-        points_camera = transform(state.T_camera_world[image_ids][cameras], points)
-        scale = focal / np.linalg.norm(points_camera, axis=1, keepdims=True)
-        residual = scale * _across(rays, points_camera)
-        # For pose increments (see `move_poses`) Y' = exp([omega]x) Y + nu: dY/domega = -[Y]x and dY/dnu = I.
-        jacobian = np.zeros((len(rows), 3, 6))
-        for axis, unit in enumerate(np.eye(3)):
-            jacobian[:, :, axis] = scale * _across(rays, np.cross(unit, points_camera))
-            jacobian[:, :, 3 + axis] = scale * _across(rays, unit)
-        weight = cauchy_weight((residual**2).sum(axis=1), options.loss_scale)
-        normal = np.zeros((len(image_ids), 6, 6))
-        gradient = np.zeros((len(image_ids), 6))
-        np.add.at(normal, cameras, np.einsum("n,nki,nkj->nij", weight, jacobian, jacobian))
-        np.add.at(gradient, cameras, np.einsum("n,nki,nk->ni", weight, jacobian, residual))
-        # A small multiple of the trace keeps the equations solvable for images with too few points.
-        normal += 1e-9 * np.trace(normal, axis1=1, axis2=2)[:, None, None] * np.eye(6) + 1e-12 * np.eye(6)
-        step = -np.linalg.solve(normal, gradient[..., None])[..., 0]
-        state.T_camera_world[image_ids] = move_poses(state.T_camera_world[image_ids], step)
-
-
-def _across(rays: Array, vectors: Array) -> Array:
-    """Compute the component of vectors orthogonal to rays.
-
-    Args:
-        rays: Unit vectors. (n, 3).
-        vectors: One vector per ray, or one for all rays. (n, 3) or (3,).
-
-    Returns:
-        Vectors orthogonal to the rays. (n, 3).
-    """
-    return vectors - (vectors * rays).sum(axis=1, keepdims=True) * rays
+        poses = refine_poses(poses, cameras, rays, points, focal, options.loss_scale)
+    state.T_camera_world[image_ids] = poses

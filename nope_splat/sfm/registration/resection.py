@@ -8,18 +8,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.camera import Camera
 from nope_splat.geometry.rigid import invert
 from nope_splat.matching.database import MatchDatabase
 from nope_splat.scene.features import PairMatches
 from nope_splat.scene.reconstruction import Reconstruction
 from nope_splat.scene.tracks import Observations
 from nope_splat.sfm.camera_groups import CameraGroups
-from nope_splat.sfm.pose_estimation import (
-    AbsolutePoseOptions,
-    estimate_absolute_pose,
-    poselib_camera,
-)
+from nope_splat.sfm.pose_estimation import estimate_absolute_pose
+from nope_splat.sfm.pose_options import AbsolutePoseOptions
 from nope_splat.utils.typing import Array, Indices
 
 RESECTION_OPTIONS = AbsolutePoseOptions(
@@ -45,7 +42,7 @@ class Resection:
 def resect(
     xy: Array,
     points: Array,
-    camera: SharedPinhole,
+    camera: Camera,
     size: tuple[int, int],
     pixel_size: float = 1.0,
     options: AbsolutePoseOptions = RESECTION_OPTIONS,
@@ -66,13 +63,13 @@ def resect(
     """
     if len(xy) < options.abs_pose_min_num_inliers:
         return None
-    model = poselib_camera(camera.focal, camera.principal_points(np.array(size)), camera.radial)
     options = replace(
         options,
         abs_pose_max_error=options.abs_pose_max_error * pixel_size,
         loss_scale=options.loss_scale * pixel_size,
     )
-    pose = estimate_absolute_pose(xy, points, model, options)
+    centered = xy - np.array(size) / 2
+    pose = estimate_absolute_pose(centered, points, camera, options)
     if not pose.success:
         return None
     return Resection(invert(pose.T), pose.inliers)

@@ -92,6 +92,7 @@ def separate_cameras(state: SfmState, options: CameraProfileOptions) -> SfmState
         offset=state.offset[state.camera_ids],
         upright_from_sensor=turns,
         lens_ids=np.arange(len(focal)),
-        radial=state.radial[state.camera_ids],
+        distortion=state.distortion[state.camera_ids],
+        is_fisheye=state.is_fisheye[state.camera_ids],
         intrinsics_prior=prior,
     )

@@ -151,7 +151,8 @@ def dolly_zoom(state: SfmState, factor: float) -> SfmState:
         A changed copy of the state.
     """
     zoomed = replace(state.snapshot(), focal=factor * state.focal)
-    zoomed.radial = state.radial * np.array([factor**2, factor**4])
+    powers = np.array([2, 4, 6, 8, 1, 1])  # the displacements of pixels stay the same
+    zoomed.distortion = state.distortion * float(factor) ** powers
     rows = np.flatnonzero(state.inlier)
     depths = transform(state.T_camera_world[state.image_ids[rows]], state.points[state.track_ids[rows]])[:, 2]
     for image_id in np.unique(state.image_ids[rows]):

@@ -141,8 +141,8 @@ class _Visibility:
         """
         state = self.state
         points_camera = transform(state.T_camera_world[image_id], state.points[points])
-        camera = state.camera_ids[image_id]
-        xy = project(points_camera, state.focal[camera], state.radial[camera], min_depth=1e-9)
+        lens = state.lenses(image_id)
+        xy = project(points_camera, state.focal[state.camera_ids[image_id]], lens, min_depth=1e-9)
         return xy + state.offsets(image_id), points_camera[:, 2]
 
     def cells(self, image_id: int, points: Indices) -> Indices:

@@ -33,7 +33,7 @@ def predict_pose_error(state: SfmState, options: PosePrecisionOptions, device: s
     adjustment = BundleAdjustmentOptions(
         max_iterations=0,
         refine_principal_point=np.any(state.offset, axis=1),
-        refine_extra_params=np.any(state.radial, axis=1),
+        refine_extra_params=state.distortion != 0,
         device=device,
     )
     result = state.snapshot().bundle_adjust(adjustment)

@@ -14,7 +14,7 @@ from fixtures.errors import refused
 from fixtures.sparse_scene import make_scene
 from scipy.spatial.transform import Rotation
 
-from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.camera import Camera
 from nope_splat.geometry.rigid import invert, transform
 from nope_splat.io.cameras import NamedCamera, metashape, opensfm, read_named_cameras, realityscan
 from nope_splat.io.cameras.entries import CameraEntry
@@ -42,7 +42,7 @@ def poses() -> np.ndarray:
 
 def projected(camera: NamedCamera, world: np.ndarray, size: tuple[int, int] = SIZE) -> np.ndarray:
     longer = max(size)
-    pinhole = SharedPinhole(
+    pinhole = Camera(
         camera.focal * longer, (camera.offset[0] * longer, camera.offset[1] * longer), camera.radial
     )
     return pinhole.project(transform(invert(camera.T_world_camera), world), np.array(size))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.camera import Camera
 from nope_splat.io.cameras.colmap_lenses import colmap_lens
 from nope_splat.io.cameras.fitting import fit_lens
 from nope_splat.io.cameras.lenses import Lens, UnsuitableLens
@@ -73,7 +73,7 @@ def test_fitted_pinhole_cameras_project_as_the_lens_up_to_the_reported_error(mod
     lens = colmap_lens(model, params(model))
     fitted = fit_lens(lens, SIZE)
     offset = fitted.center[0] - 320, fitted.center[1] - 240
-    pinhole = SharedPinhole(fitted.focal, offset, fitted.radial)
+    pinhole = Camera(fitted.focal, offset, fitted.radial)
     xy = lens.project(points())
     in_image = ((xy >= 0) & (xy <= SIZE)).all(1)
     error = np.linalg.norm(pinhole.project(points(), np.array([640, 480])) - xy, axis=1)[in_image]

@@ -12,7 +12,7 @@ from fixtures.errors import refused
 from PIL import Image, ImageOps
 from scipy.spatial.transform import Rotation
 
-from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.camera import Camera
 from nope_splat.geometry.rigid import invert, transform
 from nope_splat.io.cameras import NamedCamera, read_image_cameras
 from nope_splat.io.colmap import ColmapCamera, ColmapImage, ColmapModel, ColmapPoints, write_binary
@@ -61,7 +61,7 @@ def poses(count: int) -> list[np.ndarray]:
 def project(camera: NamedCamera, point: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     longer = max(size)
     offset = camera.offset[0] * longer, camera.offset[1] * longer
-    pinhole = SharedPinhole(camera.focal * longer, offset, camera.radial)
+    pinhole = Camera(camera.focal * longer, offset, camera.radial)
     return pinhole.project(transform(invert(camera.T_world_camera), point), np.array(size))
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from fixtures.synthetic import make_scene
 
-from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.camera import NO_DISTORTION, Camera
+from nope_splat.geometry.distortion import distort
 from nope_splat.geometry.rigid import invert
 from nope_splat.sfm.bundle_adjustment.problem import (
     BundleProblem,
@@ -19,6 +20,7 @@ from nope_splat.sfm.bundle_adjustment.problem import (
     robust_cost,
 )
 from nope_splat.sfm.bundle_adjustment.schur import NormalEquations, SchurStructure
+from nope_splat.sfm.bundle_adjustment.significance import score_probabilities
 from nope_splat.sfm.bundle_adjustment.solver import bundle_adjust, intrinsics_covariance, sample_poses
 
 
@@ -27,10 +29,11 @@ def true_problem(
     num_images: int = 5,
     num_points: int = 60,
     offset: tuple[float, float] = (0.0, 0.0),
-    radial: tuple[float, float] = (0.0, 0.0),
+    distortion: tuple[float, ...] = NO_DISTORTION,
+    is_fisheye: bool = False,
 ) -> BundleProblem:
     """Create a problem at its solution, up to the noise of the observations."""
-    camera = SharedPinhole(700.0, offset, radial)
+    camera = Camera(700.0, offset, distortion, is_fisheye)
     scene = make_scene(num_images, num_points, noise=noise, camera=camera)
     point_ids = np.concatenate(scene.points_of_keypoints)
     image_ids = np.repeat(np.arange(num_images), [len(ids) for ids in scene.points_of_keypoints])
@@ -39,7 +42,7 @@ def true_problem(
     return BundleProblem(
         T_camera_world=torch.tensor(invert(scene.T_world_camera)),
         points=torch.tensor(scene.points),
-        intrinsics=torch.tensor([[np.log(camera.focal), *offset, *radial]]),
+        intrinsics=torch.tensor([[np.log(camera.focal), *offset, *distortion]]),
         camera_ids=torch.zeros(num_images, dtype=torch.int64),
         upright_from_sensor=torch.eye(2, dtype=torch.float64).expand(num_images, 2, 2),
         image_ids=torch.tensor(image_ids),
@@ -47,9 +50,10 @@ def true_problem(
         xy=torch.tensor(xy),
         sigma=torch.ones(len(xy), dtype=torch.float64),
         free_poses=torch.tensor(free),
-        free_intrinsics=torch.ones(1, 5, dtype=torch.bool),
-        prior_mean=torch.tensor([[np.log(camera.focal), 0.0, 0.0, 0.0, 0.0]]),
-        prior_sigma=torch.tensor([[0.5, 13.0, 13.0, 0.2, 0.7]], dtype=torch.float64),
+        free_intrinsics=torch.ones(1, 9, dtype=torch.bool),
+        prior_mean=torch.tensor([[np.log(camera.focal), *8 * [0.0]]]),
+        prior_sigma=torch.tensor([[0.5, 13.0, 13.0, 0.2, 0.7, 2.0, 4.0, 0.01, 0.01]]).double(),
+        is_fisheye=torch.tensor([True]) if is_fisheye else None,
     )
 
 
@@ -59,6 +63,8 @@ def with_two_cameras(problem: BundleProblem) -> BundleProblem:
         name: getattr(problem, name).repeat(2, 1)
         for name in ("intrinsics", "free_intrinsics", "prior_mean", "prior_sigma")
     }
+    if problem.is_fisheye is not None:
+        twice["is_fisheye"] = torch.cat([problem.is_fisheye, ~problem.is_fisheye])
     return replace(problem, camera_ids=torch.arange(len(problem.T_camera_world)) % 2, **twice)
 
 
@@ -98,15 +104,19 @@ def dense_jacobian(problem: BundleProblem) -> torch.Tensor:
     for k in range(3):
         jacobian[rows, :, 6 * num_cameras + 3 * problem.point_ids + k] = at.by_point[:, :, k]
     first = num_variables(problem) - problem.intrinsics.numel()
-    for k in range(5):
-        jacobian[rows, :, first + 5 * problem.camera_ids[problem.image_ids] + k] = at.by_intrinsics[:, :, k]
+    for k in range(9):
+        jacobian[rows, :, first + 9 * problem.camera_ids[problem.image_ids] + k] = at.by_intrinsics[:, :, k]
     return jacobian.view(2 * num_observations, -1)
 
 
-def test_jacobians_match_finite_differences() -> None:
-    problem = with_two_cameras(
-        perturbed(true_problem(num_images=3, num_points=8, offset=(5.0, -3.0), radial=(-0.1, 0.2)))
-    )
+@pytest.mark.parametrize(
+    ("distortion", "is_fisheye"),
+    [((-0.1, 0.2, 0.0, 0.0, 1e-2, -2e-2), False), ((0.02, -0.01, 0.003, -0.001, 0.0, 0.0), True)],
+    ids=["opencv", "fisheye"],
+)
+def test_jacobians_match_finite_differences(distortion: tuple[float, ...], is_fisheye: bool) -> None:
+    scene = true_problem(0.0, 3, 8, offset=(5.0, -3.0), distortion=distortion, is_fisheye=is_fisheye)
+    problem = with_two_cameras(perturbed(scene))
     quarter, mirror = torch.tensor([[[0.0, -1.0], [1.0, 0.0]], [[-1.0, 0.0], [0.0, 1.0]]]).double()
     problem = replace(
         problem,
@@ -148,14 +158,54 @@ def test_schur_complement_solves_the_full_normal_equations() -> None:
 
 
 def test_adjustment_recovers_a_perturbed_scene() -> None:
-    truth = true_problem(offset=(6.0, -4.0), radial=(-0.08, 0.05))
-    truth = replace(truth, prior_sigma=1e4 * truth.prior_sigma)
+    truth = true_problem(offset=(6.0, -4.0), distortion=(-0.08, 0.05, 0.0, 0.0, 0.0, 0.0))
+    radial_only = torch.tensor([[True, True, True, True, True, False, False, False, False]])
+    truth = replace(truth, prior_sigma=1e4 * truth.prior_sigma, free_intrinsics=radial_only)
     result = bundle_adjust(perturbed(truth), max_iterations=50, tolerance=1e-12)
     assert result.cost < 1e-3 < result.initial_cost
     intrinsics = result.problem.intrinsics[0]
     assert intrinsics[0].exp().item() == pytest.approx(700, rel=1e-4)
     torch.testing.assert_close(intrinsics[1:3], truth.intrinsics[0, 1:3], atol=0.1, rtol=0)
     torch.testing.assert_close(intrinsics[3:], truth.intrinsics[0, 3:], atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("is_fisheye", [False, True])
+def test_adjustment_recovers_all_terms_of_a_lens(is_fisheye: bool) -> None:
+    terms = (0.02, -0.01, 0.003, 0.0, 0.0, 0.0) if is_fisheye else (-0.1, 0.03, 0.0, 0.0, 1e-3, -2e-3)
+    truth = true_problem(num_points=200, distortion=terms, is_fisheye=is_fisheye)
+    model = [True, True, True, True, False, False] if is_fisheye else [True, True, False, False, True, True]
+    free = torch.tensor([[True, False, False, *model]])
+    truth = replace(truth, prior_sigma=1e4 * truth.prior_sigma, free_intrinsics=free)
+    start = replace(truth, intrinsics=torch.cat([truth.intrinsics[:, :3], torch.zeros(1, 6).double()], 1))
+    result = bundle_adjust(perturbed(start, 0.005), max_iterations=100, tolerance=1e-14)
+    assert result.cost < 1e-4
+    plane = torch.tensor([[0.3, 0.2], [-0.4, 0.1]], dtype=torch.float64)
+    expected, found = (
+        distort(plane, terms) for terms in (truth.intrinsics[0, 3:], result.problem.intrinsics[0, 3:])
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+def test_only_refined_intrinsics_have_derivatives() -> None:
+    problem = true_problem()
+    focal_only = replace(problem, free_intrinsics=torch.arange(9)[None] == 0)
+    assert linearize(focal_only).by_intrinsics.shape[-1] == 1
+    fixed = replace(problem, free_intrinsics=torch.zeros(1, 9, dtype=torch.bool))
+    assert bundle_adjust(perturbed(fixed)).problem.intrinsics[0, 1:].tolist() == 8 * [0.0]
+
+
+def test_tangential_distortion_is_significant_only_if_it_exists() -> None:
+    tested = torch.arange(9)[None] >= 7
+    fixed = ~tested & (torch.arange(9)[None] < 5)
+    probabilities = []
+    for tangential in (0.0, 2e-3):
+        truth = true_problem(0.1, 6, 300, distortion=(-0.05, 0.0, 0.0, 0.0, tangential, 0.0))
+        result = bundle_adjust(
+            replace(truth, intrinsics=truth.intrinsics * ~tested, free_intrinsics=fixed), 50, 1e-10
+        )
+        probabilities.append(float(score_probabilities(result.problem, result.noise, tested)))
+    assert probabilities[0] > 1e-3
+    assert probabilities[1] < 1e-6
 
 
 def test_prior_constrains_undetermined_intrinsics() -> None:
@@ -193,7 +243,7 @@ def test_fixed_poses_and_intrinsics_stay() -> None:
     fixed = replace(
         start,
         free_poses=torch.tensor([False, True, False, True, True]),
-        free_intrinsics=torch.tensor([[False, True, True, False, False]]),
+        free_intrinsics=torch.tensor([[False, True, True, *6 * [False]]]),
     )
     result = bundle_adjust(fixed)
     moved = (result.problem.T_camera_world - start.T_camera_world).abs().amax((1, 2)) > 0
@@ -232,8 +282,11 @@ def test_points_behind_a_camera_have_a_cost_but_no_derivatives() -> None:
 
 
 def test_covariance_of_the_principal_point_shrinks_with_more_observations() -> None:
-    good = intrinsics_covariance(true_problem(num_points=300))
-    poor = intrinsics_covariance(true_problem(num_images=2, num_points=12))
+    radial_only = torch.arange(9)[None] < 5
+    good = intrinsics_covariance(replace(true_problem(num_points=300), free_intrinsics=radial_only))
+    poor = intrinsics_covariance(
+        replace(true_problem(num_images=2, num_points=12), free_intrinsics=radial_only)
+    )
     assert good is not None
     assert poor is not None
     assert good[1, 1] < 0.1 * 13.0**2 < poor[1, 1]

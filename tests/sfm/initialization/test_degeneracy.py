@@ -14,7 +14,7 @@ from fixtures.errors import refused
 from fixtures.synthetic import SyntheticScene, look_at, make_scene, random_points, ring
 
 from nope_splat.evaluation.pose_metrics import PoseMetrics, compare_poses
-from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.camera import Camera
 from nope_splat.matching import MatchingSettings
 from nope_splat.matching.database import MatchDatabase
 from nope_splat.matching.verification import verify_pair
@@ -43,7 +43,7 @@ def turning(focal: float = 700.0, noise: float = 0.3, num_images: int = 5, seed:
     azimuth, depth = rng.uniform(-1.5, 1.5, 1500) * reach, rng.uniform(3, 8, 1500)
     height = rng.uniform(-1, 1, 1500) * np.tan(reach)
     points = depth[:, None] * np.stack([np.sin(azimuth), np.cos(azimuth), height], axis=1)
-    return make_scene(poses=poses, points=points, camera=SharedPinhole(focal), noise=noise, seed=seed)
+    return make_scene(poses=poses, points=points, camera=Camera(focal), noise=noise, seed=seed)
 
 
 def flat(tilt: float, noise: float = 0.3, seed: int = 0) -> SyntheticScene:
@@ -151,7 +151,7 @@ def test_frontal_views_of_a_planar_scene_use_the_initial_focal_length(tmp_path: 
 def test_initial_focal_length_is_fixed_if_the_images_do_not_determine_it(tmp_path: Path) -> None:
     """Distant scenes are nearly planar, so that any focal length fits."""
     poses = np.stack([look_at(np.array([3.0 * i - 6, -40.0, 0.5 * i]), np.zeros(3)) for i in range(5)])
-    made = make_scene(poses=poses, camera=SharedPinhole(6000.0))
+    made = make_scene(poses=poses, camera=Camera(6000.0))
     guessed = run(made, tmp_path)
     assert "do not determine the focal length well" in guessed.notice
     user_focal = run(made, tmp_path, initial_focal=6000.0)

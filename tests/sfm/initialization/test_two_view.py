@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from fixtures.synthetic import SyntheticScene, look_at, make_scene, random_points
 
-from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.camera import Camera
 from nope_splat.geometry.rigid import invert
 from nope_splat.sfm.initialization.focal import estimate_focal, focal_starts, prior_focal, weighted_quantiles
 from nope_splat.sfm.two_view_geometry import relative_poses
@@ -24,7 +24,7 @@ def focals(scene: SyntheticScene) -> np.ndarray:
 
 @pytest.mark.parametrize("focal", [350.0, 700.0, 1800.0])
 def test_focal_length_from_pairs(focal: float) -> None:
-    scene = make_scene(points=random_points(400, extent=min(1.0, 600 / focal)), camera=SharedPinhole(focal))
+    scene = make_scene(points=random_points(400, extent=min(1.0, 600 / focal)), camera=Camera(focal))
     estimate = estimate_focal(centered_keypoints(scene), scene.matches.pairs, 640)
     assert estimate.focal == pytest.approx(focal, rel=0.03)
     assert estimate.is_certain
@@ -47,7 +47,7 @@ def test_focal_length_of_a_planar_scene_is_uncertain() -> None:
 
 
 def test_focal_length_from_pairs_with_a_known_camera() -> None:
-    made = make_scene(7, second=(SharedPinhole(450.0), (800, 500)))
+    made = make_scene(7, second=(Camera(450.0), (800, 500)))
     pairs = [pair for pair in made.matches.pairs if not (pair.first % 2 and pair.second % 2)]
     centered = [
         made.camera_groups.to_centered(keypoints.xy, image_id)
@@ -95,6 +95,6 @@ def test_from_image_swaps_the_pair() -> None:
 
 def test_parallax_is_measured() -> None:
     poses = np.stack([look_at(np.array([x, -40.0, 0.0]), np.zeros(3)) for x in (-2.0, 2.0)])
-    scene = make_scene(poses=poses, camera=SharedPinhole(6000.0), noise=0.05)
+    scene = make_scene(poses=poses, camera=Camera(6000.0), noise=0.05)
     (view,) = relative_poses(centered_keypoints(scene), scene.matches.pairs, focals(scene)).values()
     assert view.angle == pytest.approx(np.degrees(2 * np.arctan(2 / 40)), rel=0.1)

@@ -11,7 +11,7 @@ from fixtures.synthetic import SyntheticScene, make_scene, random_points, ring
 from scipy.spatial.transform import Rotation
 
 from nope_splat.evaluation.pose_metrics import compare_poses
-from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.camera import Camera
 from nope_splat.geometry.rigid import invert, rigid
 from nope_splat.io.cameras.orientation import UPRIGHT_FROM_STORED
 from nope_splat.scene.tracks import build_tracks
@@ -190,7 +190,7 @@ def test_result_is_reproducible() -> None:
 
 
 def test_principal_point_is_refined_if_determined() -> None:
-    scene = make_scene(12, 1500, camera=SharedPinhole(700.0, (7.0, -5.0)), poses=ring(12, 150.0))
+    scene = make_scene(12, 1500, camera=Camera(700.0, (7.0, -5.0)), poses=ring(12, 150.0))
     state, two_views = start(scene)
     IncrementalRegistration().register(state, two_views, OPTIONS)
     refine_globally(state, MapperOptions(refine_extra_params=False))
@@ -198,7 +198,7 @@ def test_principal_point_is_refined_if_determined() -> None:
 
 
 def test_radial_distortion_is_refined_if_determined() -> None:
-    camera = SharedPinhole(700.0, (7.0, -5.0), (-0.08, 0.05))
+    camera = Camera(700.0, (7.0, -5.0), (-0.08, 0.05))
     scene = make_scene(12, 1500, camera=camera, poses=ring(12, 150.0))
     state, two_views = start(scene)
     IncrementalRegistration().register(state, two_views, OPTIONS)
@@ -210,7 +210,7 @@ def test_radial_distortion_is_refined_if_determined() -> None:
 
 @pytest.mark.parametrize(("k1", "is_refined"), [(-0.15, True), (-0.003, False)])
 def test_distortion_is_refined_only_if_it_reduces_noise(k1: float, is_refined: bool) -> None:
-    scene = make_scene(12, 600, camera=SharedPinhole(700.0, (0.0, 0.0), (k1, 0.0)), poses=ring(12, 150.0))
+    scene = make_scene(12, 600, camera=Camera(700.0, (0.0, 0.0), (k1, 0.0)), poses=ring(12, 150.0))
     state, two_views = start(scene)
     IncrementalRegistration().register(state, two_views, OPTIONS)
     refine_globally(state, MapperOptions(refine_extra_params=None))
@@ -230,7 +230,7 @@ def test_undetermined_distortion_stays_zero() -> None:
 
 def test_principal_point_turns_with_the_photo() -> None:
     turns = np.array([*UPRIGHT_FROM_STORED.values(), *4 * [np.eye(2)]], float)
-    camera = SharedPinhole(700.0, (9.0, -6.0))
+    camera = Camera(700.0, (9.0, -6.0))
     scene = make_scene(12, 1500, camera=camera, poses=ring(12, 150.0), turns=turns)
     state, two_views = start(scene)
     IncrementalRegistration().register(state, two_views, OPTIONS)
@@ -246,7 +246,7 @@ def test_direction_of_a_rotation_is_found(orientation: int) -> None:
     """Two photos were rotated by 90 degrees, but nothing says in which direction."""
     turns = np.tile(np.eye(2), (10, 1, 1))
     turns[[2, 7]] = UPRIGHT_FROM_STORED[orientation]
-    camera = SharedPinhole(700.0, (9.0, -6.0))
+    camera = Camera(700.0, (9.0, -6.0))
     scene = make_scene(10, 800, camera=camera, poses=ring(10, 150.0), turns=turns)
     unknown = turns.copy()
     unknown[[2, 7]] = 0

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from fixtures.synthetic import make_scene
 
-from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.camera import Camera
 from nope_splat.matching import PairMatches
 from nope_splat.sfm.registration.resection import find_correspondences, resect
 
 
 @pytest.mark.parametrize("offset", [(0.0, 0.0), (9.0, -5.0)])
 def test_pose_is_robust_to_outliers(offset: tuple[float, float]) -> None:
-    scene = make_scene(3, camera=SharedPinhole(700.0, offset))
+    scene = make_scene(3, camera=Camera(700.0, offset))
     ids, xy = scene.points_of_keypoints[1], scene.keypoints[1].xy.copy()
     xy[:50] = np.random.default_rng(0).uniform(0, 480, (50, 2))
     resection = resect(xy, scene.points[ids], scene.camera, scene.size)
@@ -33,7 +33,7 @@ def test_pose_follows_optimized_points_and_focal_length() -> None:
     np.testing.assert_allclose(
         resection.T_world_camera[:3, 3], 2 * scene.T_world_camera[1, :3, 3] + [1.0, 2.0, 3.0], atol=1e-4
     )
-    scaled = resect(xy * 3, scene.points[ids], SharedPinhole(2100.0), (1920, 1440), pixel_size=3.0)
+    scaled = resect(xy * 3, scene.points[ids], Camera(2100.0), (1920, 1440), pixel_size=3.0)
     assert scaled is not None
     np.testing.assert_allclose(scaled.T_world_camera, scene.T_world_camera[1], atol=1e-4)
 

@@ -12,7 +12,7 @@ from fixtures.errors import refused
 from fixtures.synthetic import SyntheticScene, look_at, make_scene, random_points, ring
 from scipy.spatial.transform import Rotation
 
-from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.camera import Camera
 from nope_splat.geometry.rigid import rigid
 from nope_splat.matching import Keypoints
 from nope_splat.matching.database import MatchDatabase
@@ -172,7 +172,7 @@ def test_few_different_views_are_reported(tmp_path: Path) -> None:
 
 def test_an_implausible_focal_length_is_reported(tmp_path: Path) -> None:
     poses = np.stack([look_at(np.array([5.0 * i - 10, -70.0, 1.5 * i]), np.zeros(3)) for i in range(5)])
-    made = make_scene(poses=poses, camera=SharedPinhole(10500.0))
+    made = make_scene(poses=poses, camera=Camera(10500.0))
     assert codes(run(made, tmp_path))
 
 

@@ -1,0 +1,147 @@
+"""Choice of each camera's lens model: the simplest one that explains the observations.
+
+The models are those of COLMAP, with one focal length: SIMPLE_PINHOLE, RADIAL (k1, k2), OPENCV (k1, k2, p1,
+p2) and OPENCV_FISHEYE (k1 to k4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from nope_splat.sfm.bundle_adjustment.options import BundleAdjustmentOptions
+from nope_splat.sfm.bundle_adjustment.significance import score_probabilities
+from nope_splat.sfm.bundle_adjustment.solver import BundleResult, intrinsics_covariance
+from nope_splat.sfm.mapper_options import GlobalRefinementOptions
+from nope_splat.sfm.state import SfmState
+from nope_splat.utils.typing import Array, Mask
+
+RADIAL = np.array([True, True, False, False, False, False])
+"""Coefficients of the model RADIAL: k1 and k2. (6,)."""
+TANGENTIAL = np.array([False, False, False, False, True, True])
+"""Coefficients that OPENCV adds to RADIAL: p1 and p2. (6,)."""
+FISHEYE = np.array([True, True, True, True, False, False])
+"""Coefficients of the model OPENCV_FISHEYE: k1 to k4. (6,)."""
+
+
+def refine_lens_models(
+    state: SfmState, adjustment: BundleAdjustmentOptions, options: GlobalRefinementOptions, always: bool
+) -> Mask:
+    """Choose a lens model for each camera and bundle-adjust with its coefficients free.
+
+    The radial coefficients are refined where the images determine them. The tangential coefficients are added
+    where they are significant, and where a lens bends the image strongly, a fisheye lens is tried instead.
+
+    Args:
+        state: State with poses and points; changed in place.
+        adjustment: Options of bundle adjustment so far.
+        options: Limits of significance and uncertainty.
+        always: Whether to refine radial coefficients that are not significant, too.
+
+    Returns:
+        Whether each distortion coefficient of each camera is refined. (K, 6).
+    """
+    free = np.where(state.is_fisheye[:, None], FISHEYE, RADIAL)
+    if not always:
+        free &= _significant(state, adjustment, free, options)[:, None]
+    free = _refine_terms(state, adjustment, options, free)
+    adjustment = replace(adjustment, refine_extra_params=free)
+    added = TANGENTIAL & (free.any(axis=1) & ~state.is_fisheye)[:, None]
+    added &= _significant(state, adjustment, added, options)[:, None]
+    if added.any():
+        extended = _refine_terms(state, adjustment, options, free | added)
+        free = np.where((extended >= free).all(axis=1)[:, None], extended, free)
+    return free
+
+
+def _significant(
+    state: SfmState, adjustment: BundleAdjustmentOptions, tested: Mask, options: GlobalRefinementOptions
+) -> Mask:
+    """Test whether distortion coefficients of each camera differ significantly from zero.
+
+    Args:
+        state: State after bundle adjustment with `adjustment`; not changed.
+        adjustment: Options of the last bundle adjustment.
+        tested: Whether each coefficient is tested. (K, 6).
+        options: Largest probability of a significant deviation.
+
+    Returns:
+        True for cameras whose tested coefficients are significant. (K,).
+    """
+    if not tested.any():
+        return np.zeros(len(tested), bool)
+    result = state.snapshot().bundle_adjust(replace(adjustment, max_iterations=0))
+    if result is None:
+        return np.zeros(len(tested), bool)
+    columns = np.concatenate([np.zeros((len(tested), 3), bool), tested], axis=1)
+    mask = torch.as_tensor(columns, device=result.problem.intrinsics.device)
+    probabilities = score_probabilities(result.problem, result.noise, mask).numpy()
+    return probabilities < options.max_lens_term_probability
+
+
+def _refine_terms(
+    state: SfmState, adjustment: BundleAdjustmentOptions, options: GlobalRefinementOptions, free: Mask
+) -> Mask:
+    """Bundle-adjust with free distortion coefficients, except those of cameras that do not determine them.
+
+    Args:
+        state: State with poses and points; changed in place.
+        adjustment: Options of bundle adjustment.
+        options: Limits of uncertainty, and of the deviation from the prior.
+        free: Whether each coefficient is refined, if the images determine it. (K, 6).
+
+    Returns:
+        Whether each coefficient was refined. (K, 6).
+    """
+
+    def is_determined(deviation: Array) -> Mask:
+        sigma = state.distortion_sigma
+        near = np.abs(state.distortion) < options.max_prior_sigmas * sigma
+        certain = deviation[:, 3:] < options.max_uncertainty_ratio * sigma
+        return np.all(~free | (near & certain), axis=1)
+
+    def bundle_adjust(cameras: Mask) -> BundleResult | None:
+        return state.bundle_adjust(replace(adjustment, refine_extra_params=free & cameras[:, None]))
+
+    return free & refine_where_determined(state, free.any(axis=1), bundle_adjust, is_determined)[:, None]
+
+
+def refine_where_determined(
+    state: SfmState,
+    free: Mask,
+    bundle_adjust: Callable[[Mask], BundleResult | None],
+    is_determined: Callable[[Array], Mask],
+) -> Mask:
+    """Bundle-adjust with additional free intrinsics, excluding cameras whose images do not determine them.
+
+    Each time cameras are excluded, the state is restored, and the bundle adjustment is repeated with the
+    remaining cameras.
+
+    Args:
+        state: State with poses and points; changed in place.
+        free: Whether the additional intrinsics of each camera may be refined. (K,).
+        bundle_adjust: Function that takes a mask of cameras (K,) and bundle-adjusts the state; the additional
+            intrinsics of the cameras in the mask are free.
+        is_determined: Function that takes the standard deviations of all intrinsics (K, 9) and returns
+            whether the images determine the additional intrinsics of each camera (K,).
+
+    Returns:
+        Whether the additional intrinsics of each camera were refined. (K,).
+    """
+    while free.any():
+        before = state.snapshot()
+        result = bundle_adjust(free)
+        covariance = None if result is None else intrinsics_covariance(result.problem)
+        if result is None or covariance is None:
+            kept = np.zeros_like(free)
+        else:
+            deviation = result.noise * covariance.diagonal().cpu().numpy() ** 0.5
+            kept = free & is_determined(deviation.reshape(len(free), -1))
+        if (kept == free).all():
+            break
+        state.restore(before)
+        free = kept
+    return free
