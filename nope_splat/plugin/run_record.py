@@ -63,7 +63,7 @@ class RunRecord:
     that was started or resumed last has the largest number."""
 
     @classmethod
-    def of(cls, config: Any, data: Path) -> RunRecord:
+    def from_config(cls, config: Any, data: Path) -> RunRecord:
         """Create the record of a training run that is about to start.
 
         Args:
@@ -104,7 +104,7 @@ class RunRecord:
         with replacing(run / RECORD_FILE, run / f"{RECORD_FILE}.partial") as file:
             file.write(json.dumps({"id": self.id, **asdict(self)}, indent=1).encode())
 
-    def numbered(self, number: int) -> RunRecord:
+    def with_number(self, number: int) -> RunRecord:
         """Return a copy of the record with another `number`.
 
         Args:
