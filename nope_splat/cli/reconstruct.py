@@ -46,8 +46,8 @@ def reconstruct(
 
     Args:
         data: Folder of images and videos, a folder whose subfolder `images/` contains them, or a video.
-        output_dir: Output folder; created if missing. If a file in this folder would be replaced that
-            nope-splat did not write, the command fails.
+        output_dir: Output folder; created if missing. The command fails instead of replacing a file that
+            nope-splat did not write.
         options: Options of structure from motion.
     """
     with writing_to(output_dir):

@@ -140,8 +140,11 @@ class NopeCameraOptimizer(CameraOptimizer):
 
     config: NopeCameraOptimizerConfig
     base_poses: Tensor
+    """Camera-to-world transforms of the training views in the reconstruction, OpenGL axes. (V, 3, 4)."""
     base_focal: Tensor
+    """Focal length of each set of intrinsics in the reconstruction, in full-resolution pixels. (K,)."""
     intrinsics_ids: Tensor
+    """Index of the intrinsics of each training view, 0 to K - 1. (V,)."""
 
     def __init__(
         self,

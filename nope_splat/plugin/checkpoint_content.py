@@ -17,7 +17,7 @@ MAX_ROTATION_ERROR = 1e-2
 """Maximum absolute value of the entries of R R^T - I for a matrix R that counts as a rotation. The limit is
 far above float32 rounding errors."""
 GAUSSIAN_NAME_PART = "gauss_params."
-"""Text in the state-dict names of the parameters of Gaussians, except Gaussians that are tied to track
+"""Text that the state-dict keys of Gaussian parameters contain, unless the Gaussians are tied to track
 points."""
 
 

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def choose_device() -> Device:
-    """Choose the training device for the value "auto" of the option.
+    """Choose the training device if the option `machine.device_type` is "auto".
 
     If a GPU is available but cannot be used, a warning is logged.
 

@@ -38,11 +38,20 @@ class LearnedLens(nn.Module):
     """
 
     focal: Tensor
+    """Focal lengths of the K cameras in the reconstruction, in full-resolution pixels. (K,)."""
     offset: Tensor
+    """Principal points (x, y) in the reconstruction, in full-resolution pixels of the upright image, relative
+    to the image center. (K, 2)."""
     radial: Tensor
+    """Radial distortion k1 and k2 of the K cameras in the reconstruction. (K, 2)."""
     size: Tensor
+    """Maximum width and height of the images of each camera, in full-resolution pixels. (K, 2)."""
     one_orientation: Tensor
+    """True for cameras whose images all have the same size and were turned upright in the same way. (K, 1),
+    bool."""
     upright_from_sensor: Tensor
+    """Rotation and mirroring from pixels of the sensor to pixels of the upright image, both relative to the
+    image center; one matrix per camera, from its first image. (K, 2, 2)."""
 
     def __init__(
         self,

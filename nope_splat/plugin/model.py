@@ -60,6 +60,7 @@ class NopeSplatModel(SplatParameters):
     config: NopeSplatModelConfig  # pyright: ignore[reportIncompatibleVariableOverride] (only the flags that work)
     camera_optimizer: NopeCameraOptimizer
     background_color: Tensor
+    """Color of pixels without Gaussians, RGB in [0, 1]. (3,)."""
 
     def populate_modules(self) -> None:
         """Create Gaussians from the seeds, and set up track points, cameras and metrics."""

@@ -69,7 +69,9 @@ class NopePipeline(VanillaPipeline):
     config: NopePipelineConfig
     datamanager: NopeDataManager
     eval_poses: Tensor
+    """Camera-to-world transforms of the E registered held-out images, OpenGL axes. (E, 3, 4)."""
     aligned_step: Tensor
+    """Iteration at which the poses of all held-out images were last aligned to the model; -1 if never. ()."""
 
     def __init__(
         self,

@@ -19,6 +19,7 @@ from nope_splat.io.fingerprint import folder_hashes
 from nope_splat.utils.files import open_regular, replacing
 
 RECORD_FILE = "training.json"
+"""Name of the file with the `RunRecord` in a run's folder."""
 
 UNRECORDED_SETTINGS = frozenset(
     {

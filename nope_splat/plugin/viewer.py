@@ -91,8 +91,11 @@ class ViewedPipeline(Protocol):
     datamanager: NopeDataManager
     history: History
     eval_poses: Tensor
+    """Camera-to-world transforms of the E registered held-out images, OpenGL axes. (E, 3, 4)."""
     same_reconstruction: bool
+    """Whether the loaded checkpoint was trained on the current reconstruction; True without a checkpoint."""
     test_mode: str
+    """Mode of nerfstudio's pipeline: "val" for training, another value for other commands."""
 
     @property
     def model(self) -> NopeSplatModel:

@@ -32,6 +32,7 @@ STYLE: dict[Any, Any] = {
     "grid.color": "#e6e9ed",
     "axes.axisbelow": True,
 }
+"""matplotlib settings of all figures."""
 TITLES = {
     "focal_change_percent": "Change of the focal length (%)",
     "principal_point_x_px": "Principal point, x from the image center (px)",

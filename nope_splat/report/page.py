@@ -29,6 +29,7 @@ THUMBNAIL_SIZE, RENDERING_SIZE = 200, 640
 METRIC_FORMATS = {"psnr": "PSNR {:.2f} dB", "ssim": "SSIM {:.3f}", "lpips": "LPIPS {:.3f}"}
 """Format of each image metric in the report."""
 PACKAGES = ("nope-splat", "nerfstudio", "gsplat", "torch", "numba", "numpy")
+"""Packages whose versions the report lists."""
 
 
 class LegendEntry(NamedTuple):
