@@ -26,8 +26,8 @@ class LearnedLens(nn.Module):
     - `distortion` (K, 2): Change of k1, multiplied by r^2, and change of k2, multiplied by r^4. r is the
       distance of an image corner from the image center, divided by the focal length.
 
-    The principal point of a camera is fixed if its images were turned upright in different ways, because its
-    position in upright images then differs from image to image.
+    If the images of a camera were turned upright by different angles, its principal point is fixed, because
+    the upright images then have different principal points.
 
     Args:
         num_intrinsics: Number K of cameras.
@@ -38,11 +38,20 @@ class LearnedLens(nn.Module):
     """
 
     focal: Tensor
+    """Focal lengths of the K cameras in the reconstruction, in full-resolution pixels. (K,)."""
     offset: Tensor
+    """Principal points (x, y) in the reconstruction, in full-resolution pixels of the upright image, relative
+    to the image center. (K, 2)."""
     radial: Tensor
+    """Radial distortion k1 and k2 of the K cameras in the reconstruction. (K, 2)."""
     size: Tensor
+    """Maximum width and height of the images of each camera, in full-resolution pixels. (K, 2)."""
     one_orientation: Tensor
+    """True for cameras whose images all have the same size and were turned upright in the same way. (K, 1),
+    bool."""
     upright_from_sensor: Tensor
+    """Rotation and mirroring from pixels of the sensor to pixels of the upright image, both relative to the
+    image center; one matrix per camera, from its first image. (K, 2, 2)."""
 
     def __init__(
         self,
@@ -97,7 +106,7 @@ class LearnedLens(nn.Module):
         if self.learns["principal_point"]:
             shift = self.focal[:, None] * self.principal_point * self.one_orientation
         if self.learns["distortion"]:
-            radial = radial + self.distortion / self._corner()
+            radial = radial + self.distortion / self._corner_radius_powers()
         return Lens(shift, radial)
 
     @torch.no_grad()
@@ -113,7 +122,7 @@ class LearnedLens(nn.Module):
         if self.learns["principal_point"]:
             self.principal_point.copy_(lens.shift / self.focal[:, None])
         if self.learns["distortion"]:
-            self.distortion.copy_((lens.radial - self.radial) * self._corner())
+            self.distortion.copy_((lens.radial - self.radial) * self._corner_radius_powers())
 
     def cameras(self, start: Sequence[Camera]) -> tuple[Camera, ...]:
         """Return cameras with the current principal points and distortion.
@@ -148,8 +157,9 @@ class LearnedLens(nn.Module):
     def prior(self) -> tuple[Tensor, Tensor]:
         """Compute the Gaussian prior on principal points and distortion for joint refinement.
 
-        The mean is a principal point at the image center and no distortion. The mean is not the estimate of
-        the reconstruction, because this estimate comes from the observations that joint refinement uses.
+        The mean is a principal point at the image center and no distortion. With the
+        estimate of the reconstruction as the mean, the track observations would count twice, because this
+        estimate comes from the same observations that joint refinement uses.
 
         Returns:
             Mean and standard deviation of principal point shift x and y (full-resolution pixels, relative to
@@ -159,9 +169,11 @@ class LearnedLens(nn.Module):
             1, keepdim=True
         ).expand(-1, 2)
         mean = torch.cat([-self.offset, torch.zeros_like(self.radial)], 1)
-        return mean, torch.cat([centered, IntrinsicsPriorOptions.corner_distortion_sigma / self._corner()], 1)
+        return mean, torch.cat(
+            [centered, IntrinsicsPriorOptions.corner_distortion_sigma / self._corner_radius_powers()], 1
+        )
 
-    def _corner(self) -> Tensor:
+    def _corner_radius_powers(self) -> Tensor:
         """Compute r^2 and r^4 of each camera. (K, 2).
 
         r is the distance of an image corner from the image center, divided by the focal length.

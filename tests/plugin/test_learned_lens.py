@@ -256,7 +256,7 @@ def test_without_the_options_nothing_is_learned_or_stored() -> None:
 def test_lenses_can_be_optimized_without_poses() -> None:
     frozen = make_optimizer(JointRefinement())
     frozen.config.mode, frozen.config.optimize_focal = "off", False
-    assert frozen.adjustment_steps(100)
+    assert frozen.refinement_iterations(100)
     groups: dict = {}
     make_optimizer().get_param_groups(groups)
     assert {"principal_point_opt", "distortion_opt"} < set(groups)
