@@ -13,7 +13,7 @@ from nope_splat.errors import NopeSplatError
 from nope_splat.io.images import ImageFile, list_files
 from nope_splat.utils.files import sha256
 
-FORMAT_VERSION = 15
+FORMAT_VERSION = 16
 """Version number in every cache key. Increment it when a code change alters the results for the same images
 and settings."""
 

@@ -99,6 +99,7 @@ class MatchDatabase:
             "num_keypoints": np.array([len(features.xy) for features in self.keypoints]),
             "mirrored": self.mirrored_ids,
             "pixel_sizes": np.array([features.pixel_size for features in self.keypoints]),
+            "divisions": np.array([features.division for features in self.keypoints]),
             **_pairs_to_arrays(self.pairs),
         }
 
@@ -106,11 +107,14 @@ class MatchDatabase:
     def from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> MatchDatabase:
         """Create a database from the arrays of `to_arrays`."""
         keypoints = [
-            Keypoints(xy, np.zeros((len(xy), 0), np.float32), float(pixel_size), noise)
-            for xy, noise, pixel_size in zip(
+            Keypoints(
+                xy, np.zeros((len(xy), 0), np.float32), float(pixel_size), noise, division=float(division)
+            )
+            for xy, noise, pixel_size, division in zip(
                 _split(arrays["xy"], arrays["num_keypoints"]),
                 _split(arrays["noise"], arrays["num_keypoints"]),
                 arrays["pixel_sizes"],
+                arrays["divisions"],
                 strict=True,
             )
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,9 +23,12 @@ from nope_splat.matching.options import MatchingSettings
 from nope_splat.matching.pairs import choose_pairs, frame_pairs, pairs_in_rounds
 from nope_splat.matching.sift import sift_keypoints
 from nope_splat.matching.stationary import verify_moving_matches
+from nope_splat.matching.wide_angle import find_wide_angle_lenses, with_lenses
 from nope_splat.scene.features import Keypoints, MatchedPairs, PairMatches, Pointmaps
 from nope_splat.utils.device_defaults import network_device
 from nope_splat.utils.progress import progress_bar
+
+logger = logging.getLogger(__name__)
 
 MAX_SIFT_THREADS = min(os.cpu_count() or 1, 8)
 """Number of images from which keypoints are extracted in parallel. At the default size, each image takes half
@@ -64,7 +68,13 @@ def match_images(
     sequential = frame_pairs(images, settings.transitive.max_frame_gap)
     if settings.matcher != "dust3r":
         keypoints = extract_keypoints(images, settings)
-        return keypoints, match_keypoints(keypoints, settings, matched, save, sequential), None
+        pairs = match_keypoints(keypoints, settings, matched, save, sequential)
+        lenses = find_wide_angle_lenses(keypoints, pairs, _putative_matcher(keypoints, settings), settings)
+        if lenses:
+            logger.info("The photos were taken with a wide-angle lens; verifying their matches again.")
+            keypoints = with_lenses(keypoints, lenses)
+            pairs = match_keypoints(keypoints, settings, sequential=sequential)
+        return keypoints, pairs, None
     from nope_splat.matching.dust3r import match_by_dust3r
 
     # DUSt3R has no descriptors for choosing pairs, so extract SIFT keypoints, which takes little time in

@@ -188,6 +188,25 @@ class AmbiguityOptions:
 
 
 @dataclass(frozen=True)
+class WideAngleOptions:
+    """Options for recognizing wide-angle lenses by their distortion (see `geometry.division`)."""
+
+    max_num_pairs: int = 8
+    """Number of pairs with the most matches from which lenses are recognized."""
+    max_inlier_coefficient: float = -0.05
+    """Other coefficients of the division model are tried only if the median of the coefficients that fit the
+    inliers of undistorted epipolar geometries is at most this value. The inliers of wide-angle images give
+    values near zero, because matches that contradict a straight geometry are missing among them."""
+    candidates: tuple[float, ...] = (-0.2, -0.3, -0.4, -0.5, -0.6, -0.7, -0.8, -0.9, -1.0, -1.1, -1.2)
+    """Coefficients of the division model to try: from lenses with a field of view of 85 degrees across the
+    diagonal to 200 degrees."""
+    min_inlier_gain: float = 1.1
+    """A lens is a wide-angle lens only if the best coefficient gives this factor more inliers than zero."""
+    max_num_trials: int = 300
+    """Maximum number of RANSAC trials for each pair and coefficient."""
+
+
+@dataclass(frozen=True)
 class PointmapOptions:
     """Options for matching a regular grid of pixels, the anchors, by pointmaps."""
 
@@ -271,6 +290,8 @@ class MatchingSettings:
     """Options for finding mirrored images."""
     ambiguity: Suppress[AmbiguityOptions] = field(default_factory=AmbiguityOptions)
     """Options for measuring how ambiguous the matches are."""
+    wide_angle: Suppress[WideAngleOptions] = field(default_factory=WideAngleOptions)
+    """Options for recognizing wide-angle lenses."""
     pointmaps: Suppress[PointmapOptions] = field(default_factory=PointmapOptions)
     """Options of matching by pointmaps, for the matcher dust3r."""
 
