@@ -18,7 +18,7 @@ from nope_splat.geometry.axes import switch_axes
 from nope_splat.geometry.camera import Camera
 from nope_splat.plugin.camera_optimizer import intrinsic_matrices, radial_terms, world_to_camera
 from nope_splat.refinement.photometric import RenderedView, usable_pixels
-from nope_splat.refinement.single_pose import Correspondences2d3d, minimize
+from nope_splat.refinement.single_pose import Correspondences2d3d, refine_single_pose
 from nope_splat.sfm import Reconstruction
 from nope_splat.sfm.registration.resection import resect
 from nope_splat.splatting.gaussians import Gaussians
@@ -125,7 +125,7 @@ def refine_pose(
 
     with torch.no_grad():
         initial_pose = world_to_camera(camera.camera_to_worlds)[0]
-        pose = minimize(render_view, initial_pose, correspondences, max_steps)
+        pose = refine_single_pose(render_view, initial_pose, correspondences, max_steps)
     return switch_axes(torch.linalg.inv(pose)).float()[:3]
 
 

@@ -92,8 +92,8 @@ def adjust_jointly(
         max_iterations: Maximum number of accepted steps.
         tolerance: The refinement stops if a step at full resolution lowers the cost by less than this
             fraction of the cost.
-        pyramid_levels: For each of the first steps, the number of times that the resolution of the images is
-            halved; later steps use full resolution.
+        pyramid_levels: Number of times that the image resolution is halved in the first step, in the second
+            step, and so on. Steps after these use full resolution.
 
     Returns:
         The refined problem, the costs of all accepted steps, and the photometric share of the information.
@@ -191,8 +191,8 @@ class PhotometricSystem:
     def equations(self, problem: BundleProblem) -> tuple[float, Tensor, Tensor]:
         """Compute the photometric cost and its normal equations for the variables of the cameras.
 
-        In the cost, each surface patch may also be displaced by a 3D vector in world units. These
-        displacements are eliminated from the normal equations (see `surface_patches`).
+        Other variables of the cost are the displacements of the surface patches, one 3D vector in world units
+        each. They are eliminated from the normal equations (see `surface_patches`).
 
         Args:
             problem: Current cameras of all views. The first call also selects the pixels to use, and
@@ -244,7 +244,7 @@ class PhotometricSystem:
 
 
 def _in_pixels(pixels: PixelEquations, intrinsics: Tensor) -> PixelEquations:
-    """Convert derivatives with respect to the principal point from units of focal length to pixels.
+    """Express the derivatives with respect to the principal point per pixel instead of per focal length.
 
     `motion_on_plane` differentiates with respect to the principal point in units of focal length, whereas in
     a `BundleProblem` the principal point is in pixels. The derivatives are divided by the focal length in

@@ -87,7 +87,7 @@ class RenderedView:
         return (self.rendered - self.image)[self.used]
 
     def plane(self) -> Tensor:
-        """Compute the undistorted (x, y) of the N used pixels on the plane at depth one. (N, 2)."""
+        """Compute the undistorted normalized coordinates (x, y at depth one) of the N used pixels. (N, 2)."""
         return self.rays()[:, :2]
 
     def rays(self) -> Tensor:
@@ -236,7 +236,7 @@ def information_weight(pixels: PixelEquations, used: Tensor, num_blocks: int = 1
 
     Args:
         pixels: Equations of the used pixels.
-        used: True for pixels with equations. (H, W), bool.
+        used: True for the used pixels, to which `pixels` belongs. (H, W), bool.
         num_blocks: Number of blocks along the longer side of the image. Residuals of different blocks are
             assumed to be uncorrelated.
 

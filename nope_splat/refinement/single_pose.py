@@ -47,8 +47,8 @@ class Correspondences2d3d:
     points: Tensor
     """World coordinates of the track points. (N, 3), float64."""
     plane: Tensor
-    """Observed positions (x, y) on the plane at depth one, in camera coordinates (OpenCV axes). (N, 2),
-    float64."""
+    """Observed positions as undistorted normalized coordinates: x and y at depth one, in camera coordinates
+    (OpenCV axes). (N, 2), float64."""
 
     def residuals(self, T_camera_world: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Compute the reprojection residuals, at depth one, of the n track points in front of the camera.
@@ -85,7 +85,7 @@ class Correspondences2d3d:
             noise: Standard deviation of the residuals at depth one.
 
         Returns:
-            Summed cost. A point behind the camera counts as a residual of length one at depth one.
+            Summed cost. Each point behind the camera adds the cost of a residual of length one.
         """
         residuals, _, _ = self.residuals(T_camera_world)
         squared = residuals.square().sum(-1) / noise**2
@@ -112,7 +112,7 @@ class Correspondences2d3d:
         )
 
 
-def minimize(
+def refine_single_pose(
     render_view: RenderView,
     T_camera_world: Tensor,
     correspondences: Correspondences2d3d | None,

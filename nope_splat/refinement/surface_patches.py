@@ -1,4 +1,4 @@
-"""Surface patches with free displacements, marginalized in the photometric equations of the cameras.
+"""Surface patches with free displacements, eliminated from the photometric equations of the cameras.
 
 The Gaussians were optimized with the cameras that are now refined. Fixed Gaussians would act as ground
 control points: they would hold the cameras at wrong poses, or bias the poses by errors that all views share.

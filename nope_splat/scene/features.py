@@ -13,12 +13,12 @@ from nope_splat.geometry.division import homogeneous_jacobian, homogeneous_pixel
 
 @dataclass(frozen=True)
 class MaskEffect:
-    """Number of keypoints in the used area and in the hidden area of an image's mask."""
+    """Effect of an image's mask on the keypoints: numbers of keypoints that the mask keeps and hides."""
 
     num_used: int
-    """Number of keypoints in the used area, before the strongest keypoints were selected."""
+    """Number of keypoints in the used area of the mask, before the strongest of them were selected."""
     num_hidden: int
-    """Number of keypoints in the hidden area."""
+    """Number of keypoints in the hidden area of the mask."""
     used_area: float
     """Area of the image that the mask leaves in use, as a fraction of the image area."""
 
@@ -40,8 +40,7 @@ class Keypoints:
     image_size: tuple[int, int] | None = None
     """Width and height of the full-resolution image in pixels; None if unknown."""
     mask_effect: MaskEffect | None = None
-    """Number of keypoints in the used area and in the hidden area of the mask; None without a mask or if
-    unknown."""
+    """Numbers of keypoints that the mask of the image keeps and hides; None without a mask or if unknown."""
     division: float = 0.0
     """Coefficient of the lens in the division model (see `geometry.division`); 0 except for wide-angle
     lenses."""

@@ -1,8 +1,8 @@
 """Depth losses that supervise rendered depth and cameras with monocular depth maps, as pure functions.
 
 The losses follow "NoPe-NeRF: Optimising Neural Radiance Field with No Pose Prior" (arXiv:2212.07388). The
-scale and shift of each depth map are optimized with the scene. "Prior" means a monocular depth map. Camera
-coordinates have OpenCV axes; the center of the first pixel is (0.5, 0.5).
+scale and shift of each depth map are optimized with the scene. Camera coordinates have OpenCV axes; the
+center of the first pixel is (0.5, 0.5).
 """
 
 from __future__ import annotations
@@ -66,10 +66,10 @@ class ImageView(NamedTuple):
 
 
 def apply_scale_shift(values: Tensor, correction: Tensor) -> Tensor:
-    """Apply the learned scale and shift to the values of a depth prior: exp(a) v + b.
+    """Apply the learned scale and shift to the values of a monocular depth map: exp(a) v + b.
 
     Args:
-        values: Values v of the prior: depth or inverse depth. (...).
+        values: Values v of the depth map: depth or inverse depth. (...).
         correction: Log scale a and shift b. (2,).
 
     Returns:
@@ -81,13 +81,13 @@ def apply_scale_shift(values: Tensor, correction: Tensor) -> Tensor:
 def corrected_depth(
     values: Tensor, correction: Tensor, inverse: bool, config: DepthLossConfig = DEFAULT_LIMITS
 ) -> tuple[Tensor, Tensor]:
-    """Apply the learned scale and shift to the values of a depth map: exp(a) * values + b.
+    """Convert the values v of a monocular depth map to depth, with the learned scale and shift.
 
-    Inverse depths are inverted afterwards.
+    The depth is exp(a) v + b, or 1 / (exp(a) v + b) if the values are inverse depths.
 
     Args:
-        values: Values of the depth map, depth or inverse depth up to scale and shift; NaN for unknown values.
-            (...).
+        values: Values v of the depth map: depth or inverse depth, up to scale and shift; NaN for unknown
+            values. (...).
         correction: Log scale a and shift b. (2,).
         inverse: Whether the values are inverse depths.
         config: Smallest and largest valid depth.
@@ -113,18 +113,18 @@ def depth_consistency_loss(
     inverse: bool,
     config: DepthLossConfig = DEFAULT_LIMITS,
 ) -> Tensor:
-    """Compute the mean absolute difference between the rendered depth and a depth prior.
+    """Compute the mean absolute difference between the rendered depth and a monocular depth map.
 
-    L_depth = mean |D - (exp(a) v + b)| for depth priors, and mean |1 / D - (exp(a) v + b)| for inverse-depth
-    priors. The difference is computed in the quantity that the network predicts up to scale and shift,
-    because the network's errors in that quantity do not depend on the depth. At depth one, the scene's median
-    depth, the residuals of both forms have the same derivative with respect to D except for the sign.
-    Gaussians, cameras, a and b receive gradients.
+    L_depth = mean |D - (exp(a) v + b)| if the depth map contains depths v, and mean |1 / D - (exp(a) v + b)|
+    if it contains inverse depths v. The difference is computed in the quantity that the network predicts up
+    to scale and shift, because the network's errors in that quantity do not depend on the depth. At depth
+    one, the scene's median depth, the residuals of both forms have the same derivative with respect to D
+    except for the sign. Gaussians, cameras, a and b receive gradients.
 
     Args:
         rendered: Rendered depth D, in world units. (H, W).
         opacity: Rendered opacity, 0 to 1. (H, W).
-        values: Values v of the prior, NaN for unknown values. (H, W).
+        values: Values v of the depth map, NaN for unknown values. (H, W).
         correction: Log scale a and shift b. (2,).
         inverse: Whether the values are inverse depths.
         config: Smallest valid opacity and rendered depth. Pixels at or below one of these limits are ignored.

@@ -72,7 +72,7 @@ def track_2d_loss(
         points: Track points X in world coordinates. (P, 3).
         T_camera_world: World-to-camera transforms of the training views. (V, 4, 4).
         focal: Focal lengths in pixels of the full-resolution images. (V,), or () for all views.
-        observations: Observations x of the track points; points behind the camera contribute zero.
+        observations: Observations x of the track points; points nearer than the near plane contribute zero.
         lens: Learned principal-point offset and distortion of each training view, applied in π; None for a
             pinhole camera. (V, 2) each.
         config: Huber threshold δ and near plane.
@@ -108,7 +108,7 @@ def track_3d_loss(
         points: Track points X in world coordinates. (P, 3).
         T_camera_world: World-to-camera transforms of the training views. (V, 4, 4).
         focal: Focal lengths in pixels of the full-resolution images. (V,), or () for all views.
-        observations: Observations x of the track points; points behind the camera contribute zero.
+        observations: Observations x of the track points; points nearer than the near plane contribute zero.
         lens: Learned principal-point offset and distortion of each training view; None for a pinhole camera.
             (V, 2) each.
         config: Huber threshold δ and near plane.
@@ -138,7 +138,7 @@ def reprojection_errors(
             (V, 2) each.
 
     Returns:
-        Errors in full-resolution pixels; zero for points behind the camera. (O,).
+        Errors in full-resolution pixels; zero for points behind or very near to the camera. (O,).
     """
     near_plane = DEFAULTS.near_plane
     residuals, _ = _reprojection(points, T_camera_world, focal, observations, lens, near_plane)

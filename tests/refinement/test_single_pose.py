@@ -8,7 +8,7 @@ from fixtures.wall_scene import FOCAL, look_at_wall, wall
 from torch import Tensor
 
 from nope_splat.refinement.photometric import RenderedView
-from nope_splat.refinement.single_pose import Correspondences2d3d, minimize
+from nope_splat.refinement.single_pose import Correspondences2d3d, refine_single_pose
 
 
 def random_pose(generator: torch.Generator, size: float) -> Tensor:
@@ -60,13 +60,13 @@ def test_pose_from_correspondences_is_robust_to_outliers() -> None:
     truth = random_pose(generator, 0.3)
     correspondences = random_correspondences(generator, truth)
     correspondences.plane[:12] += 0.3 * torch.randn(12, 2, generator=generator, dtype=torch.float64)
-    pose = minimize(blank, random_pose(generator, 0.02) @ truth, correspondences, max_steps=10)
+    pose = refine_single_pose(blank, random_pose(generator, 0.02) @ truth, correspondences, max_steps=10)
     torch.testing.assert_close(pose, truth, rtol=0, atol=1e-6)
 
 
 def test_pose_stays_unchanged_without_information() -> None:
     pose = random_pose(torch.Generator().manual_seed(2), 0.3)
-    torch.testing.assert_close(minimize(blank, pose, None, max_steps=3), pose)
+    torch.testing.assert_close(refine_single_pose(blank, pose, None, max_steps=3), pose)
 
 
 def test_pose_from_colors_is_robust_to_unseen_objects() -> None:
@@ -74,5 +74,5 @@ def test_pose_from_colors_is_robust_to_unseen_objects() -> None:
     truth, image = scene.problem.T_camera_world[0], scene.images[0].clone()
     image[:, 70:] = torch.rand(image[:, 70:].shape, generator=torch.Generator().manual_seed(3)).double()
     start = random_pose(torch.Generator().manual_seed(4), 0.02) @ truth
-    pose = minimize(lambda pose: look_at_wall(pose, FOCAL, image), start, None, max_steps=10)
+    pose = refine_single_pose(lambda pose: look_at_wall(pose, FOCAL, image), start, None, max_steps=10)
     assert (pose - truth).abs().max() < 0.02 * (start - truth).abs().max()

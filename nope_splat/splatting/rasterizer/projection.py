@@ -112,13 +112,13 @@ def dot(p, q):
 
 
 @inlined
-def combine(p, a, q, b):
+def linear_combination(p, a, q, b):
     """Compute the linear combination p a + q b of two 3D vectors a and b."""
     return p * a[0] + q * b[0], p * a[1] + q * b[1], p * a[2] + q * b[2]
 
 
 @inlined
-def row_times(p, r0, r1, r2):
+def row_times_matrix(p, r0, r1, r2):
     """Multiply a row vector p (3) by the 3 x 3 matrix with rows r0, r1 and r2."""
     return (
         p[0] * r0[0] + p[1] * r1[0] + p[2] * r2[0],
@@ -128,13 +128,13 @@ def row_times(p, r0, r1, r2):
 
 
 @inlined
-def times(p, a):
+def scale_vector(p, a):
     """Multiply a 3D vector a by a scalar p."""
     return p * a[0], p * a[1], p * a[2]
 
 
 @inlined
-def scaled(p, s):
+def elementwise_product(p, s):
     """Multiply two 3D vectors elementwise."""
     return p[0] * s[0], p[1] * s[1], p[2] * s[2]
 
@@ -192,7 +192,7 @@ def rotation(quats, index):
 
 @inlined
 def project_gaussian(mean, quats, scale, index, camera):
-    """Project a Gaussian to a `Splat`. The Gaussian must lie in front of the camera.
+    """Project a Gaussian, which must lie in front of the camera, to a `Splat`.
 
     `mean` and `scale` have three elements each; `index` is the row of the Gaussian in `quats` (N, 4).
     """
@@ -205,10 +205,21 @@ def project_gaussian(mean, quats, scale, index, camera):
     v = min(max(y_over_z, camera.v_min), camera.v_max)
     r0, r1, r2 = rotation(quats, index)
     fx_over_z, fy_over_z = camera.fx * inverse_z, camera.fy * inverse_z
-    n0 = row_times(combine(fx_over_z, camera.v0, -fx_over_z * u, camera.v2), r0, r1, r2)
-    n1 = row_times(combine(fy_over_z, camera.v1, -fy_over_z * v, camera.v2), r0, r1, r2)
+    n0 = row_times_matrix(linear_combination(fx_over_z, camera.v0, -fx_over_z * u, camera.v2), r0, r1, r2)
+    n1 = row_times_matrix(linear_combination(fy_over_z, camera.v1, -fy_over_z * v, camera.v2), r0, r1, r2)
     return Splat(
-        inverse_z, x_over_z, y_over_z, u, v, r0, r1, r2, n0, n1, scaled(n0, scale), scaled(n1, scale)
+        inverse_z,
+        x_over_z,
+        y_over_z,
+        u,
+        v,
+        r0,
+        r1,
+        r2,
+        n0,
+        n1,
+        elementwise_product(n0, scale),
+        elementwise_product(n1, scale),
     )
 
 
@@ -372,26 +383,26 @@ def project_gradient(
             d_compensation = float(d_compensations[i]) if len(d_compensations) > 0 else 0.0
             d_xx, d_xy, d_yy = covariance_gradient(splat, eps2d, vector3(d_conics, i), d_compensation)
             # cov = M M^T, M = N S, N = J V R.
-            d_m0 = combine(2.0 * d_xx, splat.m0, d_xy, splat.m1)
-            d_m1 = combine(2.0 * d_yy, splat.m1, d_xy, splat.m0)
-            d_n0, d_n1 = scaled(d_m0, scale), scaled(d_m1, scale)
+            d_m0 = linear_combination(2.0 * d_xx, splat.m0, d_xy, splat.m1)
+            d_m1 = linear_combination(2.0 * d_yy, splat.m1, d_xy, splat.m0)
+            d_n0, d_n1 = elementwise_product(d_m0, scale), elementwise_product(d_m1, scale)
             r0, r1, r2 = splat.r0, splat.r1, splat.r2
             d_jv0 = dot(d_n0, r0), dot(d_n0, r1), dot(d_n0, r2)
             d_jv1 = dot(d_n1, r0), dot(d_n1, r1), dot(d_n1, r2)
             # Rows of J V without focal length and depth: v0 - u v2 and v1 - v v2.
             inverse_z, fx_over_z, fy_over_z = splat.inverse_z, fx * splat.inverse_z, fy * splat.inverse_z
-            e0 = combine(1.0, camera.v0, -splat.u, camera.v2)
-            e1 = combine(1.0, camera.v1, -splat.v, camera.v2)
-            d_e0, d_e1 = times(fx_over_z, d_n0), times(fy_over_z, d_n1)
+            e0 = linear_combination(1.0, camera.v0, -splat.u, camera.v2)
+            e1 = linear_combination(1.0, camera.v1, -splat.v, camera.v2)
+            d_e0, d_e1 = scale_vector(fx_over_z, d_n0), scale_vector(fy_over_z, d_n1)
             if gaussians_need_grad:
                 for k in range(3):
                     d_scales[i, k] += d_m0[k] * splat.n0[k] + d_m1[k] * splat.n1[k]
                 d_quat = quaternion_gradient(
                     quats,
                     i,
-                    combine(e0[0], d_e0, e1[0], d_e1),
-                    combine(e0[1], d_e0, e1[1], d_e1),
-                    combine(e0[2], d_e0, e1[2], d_e1),
+                    linear_combination(e0[0], d_e0, e1[0], d_e1),
+                    linear_combination(e0[1], d_e0, e1[1], d_e1),
+                    linear_combination(e0[2], d_e0, e1[2], d_e1),
                 )
                 for k in range(4):
                     d_quats[i, k] += d_quat[k]
@@ -422,7 +433,7 @@ def project_gradient(
                 + fy_over_z * d_fy_over_z
             )
             if gaussians_need_grad:
-                d_mean = row_times((d_x, d_y, d_z), camera.v0, camera.v1, camera.v2)
+                d_mean = row_times_matrix((d_x, d_y, d_z), camera.v0, camera.v1, camera.v2)
                 for k in range(3):
                     d_means[i, k] += d_mean[k]
             for k in range(3):

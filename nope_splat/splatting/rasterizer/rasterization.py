@@ -52,7 +52,7 @@ def rasterization(
     - In `info`, `means2d`, `radii` and `conics` are zero for culled Gaussians.
 
     The function is thread-safe. On a CPU the result does not depend on the number of threads. A forward and
-    backward pass takes 88 bytes per Gaussian, 12 per pixel and, with up to 8 channels, 72 bytes per
+    backward pass takes 88 bytes per Gaussian, 12 per pixel and, with up to 8 channels, at most 72 bytes per
     intersection of a splat with a tile of 64x64 pixels. Most splats intersect one or two tiles.
 
     Args:
@@ -84,7 +84,8 @@ def rasterization(
     Returns:
         The images (C, H, W, channels), the alphas (C, H, W, 1), and a dictionary for the densification
         strategies: `means2d` (C, N, 2), `radii` (C, N), `depths` (C, N), `conics` (C, N, 3), `opacities`
-        (C, N), `gaussian_ids` (None, as in gsplat's unpacked layout), `width`, `height`, `n_cameras`.
+        (C, N), `camera_ids` and `gaussian_ids` (None, as in gsplat's unpacked layout), `width`, `height`,
+        `n_cameras`.
 
     Raises:
         ValueError: On a CPU, if an argument has a wrong shape or type, contains a NaN or an infinity, or is
@@ -164,7 +165,7 @@ def rasterization(
 
 
 def fold_intrinsics(viewmats: Tensor, Ks: Tensor) -> Tensor:
-    """Make the view matrices carry the gradient of `Ks`, for rasterizers without gradients of `Ks`.
+    """Pass the gradient of `Ks` through the view matrices, for rasterizers without a gradient of `Ks`.
 
     gsplat differentiates with respect to the view matrices but not with respect to `Ks`. A pinhole image
     depends on the focal length f, the principal point c and camera coordinates (X, Y, Z) only through f X / Z
