@@ -1,117 +1,110 @@
 """Division model of strong lens distortion, for wide-angle lenses of unknown focal length.
 
-A pixel at distance r from the image center, in units of half the image diagonal, has the homogeneous
-coordinates
+A pixel with the coordinates (x, y), relative to the image center and in units of half the image diagonal, has
+the homogeneous coordinates
 
-    w = (x, y, 1 + c r^2),
+    w = (x, y, 1 + c (x^2 + y^2)),
 
-where x and y are relative to the image center and c is the coefficient of the lens (Fitzgibbon, "Simultaneous
-Linear Estimation of Multiple View Geometry and Lens Distortion", 2001). The epipolar constraint is linear in
-w, also for pixels that show points beside the camera (1 + c r^2 <= 0). A fisheye lens with a field of view of
-120 degrees across the diagonal has c = -0.4, one with 180 degrees c = -1.
+where c is the coefficient of the lens (Fitzgibbon, "Simultaneous Linear Estimation of Multiple View Geometry
+and Lens Distortion", 2001). The epipolar constraint is linear in w, also for pixels that show points beside
+the camera (third coordinate below zero). A fisheye lens with a field of view of 120 degrees across the
+diagonal has c = -0.4, one with 180 degrees c = -1.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
 from nope_splat.utils.typing import Array
 
-
-def homogeneous_pixels(xy: Array, size: Array, coefficient: float) -> Array:
-    """Compute homogeneous coordinates of pixels in which the lens distortion is removed.
-
-    Args:
-        xy: Pixel coordinates. (n, 2).
-        size: Width and height of the image in pixels. (2,).
-        coefficient: Coefficient c of the lens; zero for no distortion.
-
-    Returns:
-        Homogeneous pixel coordinates; with c = 0, the pixel coordinates followed by one. (n, 3).
-    """
-    centered, scale = _division(xy, size, coefficient)
-    return np.concatenate([centered + scale * np.asarray(size) / 2, scale], axis=1)
+MIN_SCALE = 0.2
+"""Smallest third coordinate of w at which `DivisionLens.pinhole_pixels` converts a pixel; it moves outward by
+a factor of five."""
 
 
-def homogeneous_jacobian(xy: Array, size: Array, coefficient: float) -> Array:
-    """Compute the derivatives of `homogeneous_pixels` with respect to the pixel coordinates.
+@dataclass(frozen=True)
+class DivisionLens:
+    """Lens that is described by the division model, for images of one size."""
 
-    Args:
-        xy: Pixel coordinates. (n, 2).
-        size: Width and height of the image in pixels. (2,).
-        coefficient: Coefficient c of the lens.
+    size: tuple[float, float]
+    """Width and height of the images in pixels."""
+    coefficient: float
+    """Coefficient c; zero for a lens without distortion, negative for wide-angle lenses."""
 
-    Returns:
-        Jacobians; rows are the homogeneous coordinates, columns x and y. (n, 3, 2).
-    """
-    center = np.asarray(size) / 2
-    by_scale = 8 * coefficient * (xy - center) / (np.asarray(size) ** 2).sum()
-    rows = np.concatenate([np.broadcast_to(center, xy.shape), np.ones((len(xy), 1))], axis=1)
-    return np.eye(3)[:, :2] + rows[:, :, None] * by_scale[:, None, :]
+    @property
+    def half_diagonal(self) -> float:
+        """Half the image diagonal in pixels."""
+        return float(np.linalg.norm(self.size)) / 2
+
+    @property
+    def pixels_from_homogeneous(self) -> Array:
+        """Matrix that converts w to homogeneous pixel coordinates without distortion. (3, 3)."""
+        (width, height), scale = self.size, self.half_diagonal
+        return np.array([[scale, 0, width / 2], [0, scale, height / 2], [0, 0, 1]])
+
+    def homogeneous(self, xy: Array) -> Array:
+        """Compute the homogeneous coordinates w of pixels. (n, 2) -> (n, 3)."""
+        relative = self._relative(xy)
+        scale = 1 + self.coefficient * (relative**2).sum(1, keepdims=True)
+        return np.concatenate([relative, scale], axis=1)
+
+    def gradient(self, xy: Array) -> Array:
+        """Compute the derivatives of the third coordinate of w by the first two. (n, 2) -> (n, 2)."""
+        return 2 * self.coefficient * self._relative(xy)
+
+    def pinhole_pixels(self, xy: Array) -> Array:
+        """Compute where a pinhole camera with the same focal length would see the points of pixels.
+
+        Args:
+            xy: Pixel coordinates. (n, 2).
+
+        Returns:
+            Pixel coordinates relative to the image center; NaN for points that a pinhole camera cannot show,
+            or only far outside the image. (n, 2).
+        """
+        w = self.homogeneous(xy)
+        return self.half_diagonal * w[:, :2] / np.where(w[:, 2:] > MIN_SCALE, w[:, 2:], np.nan)
+
+    def fisheye_terms(self, focal: float) -> Array:
+        """Compute the distortion k1 and k2 of the fisheye lens that is most similar to this lens.
+
+        Args:
+            focal: Focal length of both lenses in pixels.
+
+        Returns:
+            k1 and k2 (see `geometry.distortion`) for an equidistant projection. (2,).
+        """
+        radius = np.linspace(0.05, 1.0, 20)
+        focal_ratio = focal / self.half_diagonal
+        angle = np.arctan2(radius, focal_ratio * (1 + self.coefficient * radius**2))
+        system = np.stack([angle**3, angle**5], axis=1)
+        return np.linalg.lstsq(system, radius / focal_ratio - angle, rcond=None)[0]
+
+    def _relative(self, xy: Array) -> Array:
+        """Convert pixels to coordinates relative to the center, in half diagonals. (n, 2) -> (n, 2)."""
+        return (xy - np.array(self.size) / 2) / self.half_diagonal
 
 
-def division_errors(first: Array, second: Array, jacobians: tuple[Array, Array], matrix: Array) -> Array:
+def division_errors(
+    points: tuple[Array, Array], gradients: tuple[Array, Array], matrix: Array, scales: tuple[float, float]
+) -> Array:
     """Compute the Sampson errors of matches between images with division distortion.
 
     Args:
-        first: Homogeneous pixels in the first image. (n, 3).
-        second: Homogeneous pixels of the matching points in the second image. (n, 3).
-        jacobians: Derivatives of `first` and `second` with respect to the pixels of their images (see
-            `homogeneous_jacobian`). (n, 3, 2) each.
-        matrix: Fundamental matrices F with second^T F first = 0. (..., 3, 3).
+        points: Homogeneous coordinates w of the matches in the first and in the second image. (n, 3) each.
+        gradients: Derivatives of the third coordinates, from `DivisionLens.gradient`. (n, 2) each.
+        matrix: Matrices F with w_second^T F w_first = 0. (..., 3, 3).
+        scales: Pixels per unit of `points` in both images.
 
     Returns:
         Errors in pixels. (..., n).
     """
-    lines_second, lines_first = first @ np.swapaxes(matrix, -1, -2), second @ matrix
-    residual = (second * lines_second).sum(-1)
-    slopes = (
-        (np.einsum("...ni,nij->...nj", lines, jacobian) ** 2).sum(-1)
-        for lines, jacobian in zip((lines_first, lines_second), jacobians, strict=True)
-    )
-    return np.abs(residual) / np.sqrt(sum(slopes, 1e-300))
-
-
-def pinhole_pixels(xy: Array, size: Array, coefficient: float) -> Array:
-    """Compute where a pinhole camera with the same focal length would see the points of pixels.
-
-    Args:
-        xy: Pixel coordinates. (n, 2).
-        size: Width and height of the image in pixels. (2,).
-        coefficient: Coefficient c of the lens.
-
-    Returns:
-        Pixel coordinates relative to the image center; NaN for points that a pinhole camera cannot show, or
-        only far outside the image. (n, 2).
-    """
-    centered, scale = _division(xy, size, coefficient)
-    return centered / np.where(scale > MIN_SCALE, scale, np.nan)
-
-
-def fisheye_terms(focal: float, size: Array, coefficient: float) -> Array:
-    """Compute the coefficients k1 and k2 of the fisheye lens that is most similar to a division model.
-
-    Args:
-        focal: Focal length in pixels.
-        size: Width and height of the image in pixels. (2,).
-        coefficient: Coefficient c of the division model.
-
-    Returns:
-        k1 and k2 (see `geometry.distortion`) of an equidistant projection with the same focal length. (2,).
-    """
-    corner = np.linalg.norm(size) / 2
-    radius = np.linspace(0.05, 1.0, 20)
-    angle = np.arctan2(corner * radius, focal * (1 + coefficient * radius**2))
-    system = np.stack([angle**3, angle**5], axis=1)
-    return np.linalg.lstsq(system, corner * radius / focal - angle, rcond=None)[0]
-
-
-MIN_SCALE = 0.2
-"""Smallest 1 + c r^2 at which `pinhole_pixels` converts a pixel: pixels move outward by a factor of five."""
-
-
-def _division(xy: Array, size: Array, coefficient: float) -> tuple[Array, Array]:
-    """Return pixels relative to the image center (n, 2), and 1 + c r^2 of each pixel (n, 1)."""
-    centered = xy - np.asarray(size) / 2
-    square = 4 * (centered**2).sum(1, keepdims=True) / (np.asarray(size, np.float64) ** 2).sum()
-    return centered, 1 + coefficient * square
+    lines_second, lines_first = points[0] @ np.swapaxes(matrix, -1, -2), points[1] @ matrix
+    residual = np.einsum("ni,...ni->...n", points[1], lines_second)
+    slope = np.full(residual.shape, 1e-300)
+    for lines, gradient, scale in zip((lines_first, lines_second), gradients, scales, strict=True):
+        for axis in (0, 1):
+            slope += ((lines[..., axis] + lines[..., 2] * gradient[:, axis]) / scale) ** 2
+    return np.abs(residual) / np.sqrt(slope)

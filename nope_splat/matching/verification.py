@@ -10,7 +10,7 @@ import numpy as np
 import poselib
 from numpy.typing import NDArray
 
-from nope_splat.geometry.division import division_errors, pinhole_pixels
+from nope_splat.geometry.division import division_errors
 from nope_splat.geometry.epipolar import sampson_errors
 from nope_splat.matching.options import MatchingSettings, TwoViewGeometryOptions
 from nope_splat.matching.wide_angle import estimate_division_fundamental
@@ -58,7 +58,7 @@ def verify_pair(
             keypoints[first], keypoints[second], indices, settings
         )
         xy_first, xy_second = (
-            pinhole_pixels(features.xy[index], np.array(features.image_size), features.division) / pixel_size
+            features.division_lens.pinhole_pixels(features.xy[index]) / pixel_size
             for features, index in zip((keypoints[first], keypoints[second]), indices.T, strict=True)
         )
     else:
@@ -91,9 +91,17 @@ def epipolar_errors(
     """
     first, second = keypoints[pair.first], keypoints[pair.second]
     if first.division or second.division:
-        points = first.homogeneous(indices[:, 0]), second.homogeneous(indices[:, 1])
-        jacobians = first.homogeneous_jacobian(indices[:, 0]), second.homogeneous_jacobian(indices[:, 1])
-        errors = division_errors(*points, jacobians, pair.fundamental)
+        lenses, xy = (
+            (first.division_lens, second.division_lens),
+            (first.xy[indices[:, 0]], second.xy[indices[:, 1]]),
+        )
+        to_first, to_second = (lens.pixels_from_homogeneous for lens in lenses)
+        errors = division_errors(
+            (lenses[0].homogeneous(xy[0]), lenses[1].homogeneous(xy[1])),
+            (lenses[0].gradient(xy[0]), lenses[1].gradient(xy[1])),
+            to_second.T @ pair.fundamental @ to_first,
+            (lenses[0].half_diagonal, lenses[1].half_diagonal),
+        )
         return errors / max(first.pixel_size, second.pixel_size)
     xy_first, xy_second = (
         np.concatenate([features.xy[index], np.ones((len(index), 1))], axis=1)

@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from nope_splat.geometry.division import division_errors
+from nope_splat.geometry.division import DivisionLens, division_errors
 from nope_splat.matching.options import MatchingSettings
 from nope_splat.scene.features import Keypoints, PairMatches
 
@@ -95,20 +95,18 @@ def estimate_division_fundamental(
         max_num_trials: Maximum number of trials; by default that of the options.
 
     Returns:
-        Fundamental matrix of the homogeneous coordinates `Keypoints.homogeneous` (3, 3), and True for inlier
+        Fundamental matrix for homogeneous pixel coordinates without distortion (3, 3), and True for inlier
         matches (M,).
     """
-    points, jacobians = [], []
-    for features, index in zip((first, second), indices.T, strict=True):
-        points.append(features.homogeneous(index))
-        jacobians.append(features.homogeneous_jacobian(index))
-    scales = [np.array([2 / max(features.image_size or (1, 1))] * 2 + [1.0]) for features in (first, second)]
-    scaled = [values * scale for values, scale in zip(points, scales, strict=True)]
-    slopes = (jacobians[0] * scales[0][:, None], jacobians[1] * scales[1][:, None])
+    lenses = first.division_lens, second.division_lens
+    xy = first.xy[indices[:, 0]], second.xy[indices[:, 1]]
+    points = lenses[0].homogeneous(xy[0]), lenses[1].homogeneous(xy[1])
+    gradients = lenses[0].gradient(xy[0]), lenses[1].gradient(xy[1])
+    scales = lenses[0].half_diagonal, lenses[1].half_diagonal
     max_error = settings.max_epipolar_error * max(first.pixel_size, second.pixel_size)
 
     def errors(F: NDArray[np.floating]) -> NDArray[np.floating]:
-        return division_errors(*scaled, slopes, F)
+        return division_errors(points, gradients, F, scales)
 
     options, rng = settings.two_view_geometry, np.random.default_rng(settings.seed)
     limit = options.max_num_trials if max_num_trials is None else max_num_trials
@@ -116,14 +114,14 @@ def estimate_division_fundamental(
     while trials < min(limit, needed):
         trials += BATCH_SIZE
         samples = rng.random((BATCH_SIZE, len(indices))).argpartition(7, axis=1)[:, :7]
-        candidates = _seven_point(scaled[0][samples], scaled[1][samples])
+        candidates = _seven_point(points[0][samples], points[1][samples])
         if not len(candidates):
             continue
         scores = (np.minimum(errors(candidates), max_error) ** 2).sum(-1)
         if scores.min() >= best_score:
             continue
         best, best_score = candidates[scores.argmin()], float(scores.min())
-        refined = _refine(best, scaled, errors, max_error)
+        refined = _refine(best, points, errors, max_error)
         score = float((np.minimum(errors(refined), max_error) ** 2).sum())
         if score < best_score:
             best, best_score = refined, score
@@ -131,7 +129,8 @@ def estimate_division_fundamental(
         if good > 0:
             needed = math.log(1 - options.confidence) / math.log1p(-min(good, 1 - 1e-9))
     inliers = errors(best) < max_error if best.any() else np.zeros(len(indices), bool)
-    F = scales[1][:, None] * best * scales[0]
+    to_first, to_second = (np.linalg.inv(lens.pixels_from_homogeneous) for lens in lenses)
+    F = to_second.T @ best @ to_first
     return F / max(float(np.linalg.norm(F)), 1e-300), inliers
 
 
@@ -152,12 +151,13 @@ def _seven_point(first: NDArray[np.floating], second: NDArray[np.floating]) -> N
     nodes = np.array([-1.0, 0.0, 1.0, 2.0])
     mixed = other[:, None] + nodes[:, None, None] * (one - other)[:, None]
     coefficients = np.linalg.solve(np.vander(nodes), np.linalg.det(mixed).T).T
-    matrices = []
-    for polynomial, a, b in zip(coefficients, one, other, strict=True):
-        roots = np.roots(polynomial)
-        for t in roots[np.abs(roots.imag) < 1e-9].real:
-            matrices.append(b + t * (a - b))
-    return np.array(matrices).reshape(-1, 3, 3)
+    companion = np.zeros((len(one), 3, 3))
+    leading = np.where(np.abs(coefficients[:, :1]) > 1e-12, coefficients[:, :1], 1e-12)
+    companion[:, 0], companion[:, [1, 2], [0, 1]] = -coefficients[:, 1:] / leading, 1.0
+    roots = np.linalg.eigvals(companion)
+    sample, column = np.nonzero(np.abs(roots.imag) < 1e-9)
+    t = roots.real[sample, column, None, None]
+    return other[sample] + t * (one - other)[sample]
 
 
 def _refine(
@@ -203,12 +203,12 @@ def _bend_of_inliers(pair: PairMatches, keypoints: Sequence[Keypoints], size: tu
         keypoints: Keypoints of all images.
         size: Width and height of both images in pixels.
     """
-    half = np.linalg.norm(size) / 2
+    straight = DivisionLens(size, 0.0)
     first, second = (
-        np.concatenate([(keypoints[i].xy[index] - np.array(size) / 2) / half, np.ones((len(index), 1))], 1)
-        for i, index in zip((pair.first, pair.second), pair.indices.T, strict=True)
+        straight.homogeneous(keypoints[image_id].xy[index])
+        for image_id, index in zip((pair.first, pair.second), pair.indices.T, strict=True)
     )
-    to_pixels = np.array([[half, 0, size[0] / 2], [0, half, size[1] / 2], [0, 0, 1]])
+    to_pixels = straight.pixels_from_homogeneous
     F = to_pixels.T @ pair.fundamental @ to_pixels
     lines_second, lines_first = first @ F.T, second @ F
     weight = 1 / np.sqrt((lines_second[:, :2] ** 2 + lines_first[:, :2] ** 2).sum(1) + 1e-300)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from nope_splat.geometry.division import homogeneous_jacobian, homogeneous_pixels
+from nope_splat.geometry.division import DivisionLens
 
 
 @dataclass(frozen=True)
@@ -45,20 +45,11 @@ class Keypoints:
     """Coefficient of the lens in the division model (see `geometry.division`); 0 except for wide-angle
     lenses."""
 
-    def homogeneous(self, index: NDArray[np.int64]) -> NDArray[np.floating]:
-        """Compute homogeneous pixel coordinates in which the distortion of wide-angle lenses is removed.
-
-        Args:
-            index: Indices of keypoints. (n,).
-
-        Returns:
-            Homogeneous coordinates, in full-resolution pixels. (n, 3).
-        """
-        return homogeneous_pixels(self.xy[index], np.array(self.image_size or (0, 0)), self.division)
-
-    def homogeneous_jacobian(self, index: NDArray[np.int64]) -> NDArray[np.floating]:
-        """Compute the derivatives of `homogeneous` with respect to pixel coordinates. (n,) -> (n, 3, 2)."""
-        return homogeneous_jacobian(self.xy[index], np.array(self.image_size or (0, 0)), self.division)
+    @property
+    def division_lens(self) -> DivisionLens:
+        """Lens of the image in the division model; `image_size` must be known."""
+        assert self.image_size is not None
+        return DivisionLens(self.image_size, self.division)
 
     def noise_or_ones(self) -> NDArray[np.floating]:
         """Return `noise`, or ones if it is None. (K,)."""
@@ -76,8 +67,9 @@ class PairMatches:
     indices: NDArray[np.int64]
     """Keypoint indices of each match in the first and in the second image. (M, 2)."""
     fundamental: NDArray[np.floating]
-    """Fundamental matrix F with x_second^T F x_first = 0, in full-resolution pixels, for the homogeneous
-    coordinates `Keypoints.homogeneous`. (3, 3)."""
+    """Fundamental matrix F with x_second^T F x_first = 0, in full-resolution pixels. For wide-angle lenses, x
+    are homogeneous pixel coordinates without distortion (see `DivisionLens.pixels_from_homogeneous`).
+    (3, 3)."""
     homography_ratio: float
     """Fraction of the matches that are inliers of one homography: near 1 for pure rotation or a planar
     scene."""

@@ -11,7 +11,7 @@ import numpy as np
 from nope_splat.depth import DepthMap
 from nope_splat.geometry.camera import Camera
 from nope_splat.geometry.distortion import NUM_TERMS
-from nope_splat.geometry.division import fisheye_terms, pinhole_pixels
+from nope_splat.geometry.division import DivisionLens
 from nope_splat.geometry.projection import LensModel
 from nope_splat.matching import Keypoints, PairMatches, Pointmaps
 from nope_splat.scene.stationary import StationaryPixels
@@ -150,7 +150,9 @@ class SfmProblem:
         resolution.
         """
         return [
-            pinhole_pixels(keypoints.xy, size, keypoints.division) / pixel_size if keypoints.division else xy
+            DivisionLens(tuple(size.tolist()), keypoints.division).pinhole_pixels(keypoints.xy) / pixel_size
+            if keypoints.division
+            else xy
             for keypoints, xy, size, pixel_size in zip(
                 self.keypoints,
                 self.centered_keypoints,
@@ -172,8 +174,9 @@ class SfmProblem:
             camera = groups.camera_ids[image_id]
             if keypoints.division and not is_fisheye[camera]:
                 is_fisheye[camera] = True
-                size = groups.sizes[image_id] / groups.pixel_sizes[image_id]
-                distortion[camera, :2] = fisheye_terms(focals[camera], size, keypoints.division)
+                lens = DivisionLens(tuple(groups.sizes[image_id].tolist()), keypoints.division)
+                focal = float(focals[camera] * groups.pixel_sizes[image_id])
+                distortion[camera, :2] = lens.fisheye_terms(focal)
         return LensModel(distortion, is_fisheye)
 
     @property
