@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from nope_splat.matching.options import AmbiguityOptions, MatchingSettings
 from nope_splat.matching.verification import epipolar_errors
-from nope_splat.matching.wide_angle import estimate_division_fundamental
 from nope_splat.scene.features import Keypoints, PairMatches
 
 
@@ -46,9 +45,9 @@ def count_second_motion(
     if len(unverified) < settings.min_matches:
         return verified
     if keypoints[verified.first].division or keypoints[verified.second].division:
-        features = keypoints[verified.first], keypoints[verified.second]
-        _, inliers = estimate_division_fundamental(*features, unverified, settings, options.max_num_trials)
-        return _with_second_motion(verified, int(inliers.sum()), len(unverified), settings)
+        # The division model is not exact near the border of wide-angle images, so that matches there seem to
+        # move differently.
+        return verified
     pixel_size = max(keypoints[image_id].pixel_size for image_id in (verified.first, verified.second))
     first, second = (
         keypoints[image_id].xy[index] / pixel_size
@@ -61,24 +60,12 @@ def count_second_motion(
         "seed": settings.seed,
     }
     _, info = poselib.estimate_fundamental(first, second, ransac, {"max_iterations": 0})
-    return _with_second_motion(verified, int(info["num_inliers"]), len(unverified), settings)
-
-
-def _with_second_motion(
-    verified: PairMatches, num_inliers: int, num_unverified: int, settings: MatchingSettings
-) -> PairMatches:
-    """Set `num_second_motion` of a pair if a second epipolar geometry has enough inliers.
-
-    Args:
-        verified: The pair.
-        num_inliers: Number of inliers of the second geometry.
-        num_unverified: Number of matches that contradict the first geometry.
-        settings: Options of matching.
-    """
-    min_ratio = settings.ambiguity.min_second_motion_inlier_ratio
-    if num_inliers < max(settings.min_matches, min_ratio * num_unverified):
+    num_second_motion = int(info["num_inliers"])
+    if num_second_motion < max(
+        settings.min_matches, options.min_second_motion_inlier_ratio * len(unverified)
+    ):
         return verified
-    return replace(verified, num_second_motion=num_inliers)
+    return replace(verified, num_second_motion=num_second_motion)
 
 
 def measure_repetition(
