@@ -49,15 +49,16 @@ def refine_lens_models(
     free = np.tile(RADIAL, (len(state.focal), 1))
     if not always:
         free &= _significant(state, adjustment, free, options)[:, None]
-    free = _refine_terms(state, adjustment, options, free)
+    free, exceeds_prior = _refine_terms(state, adjustment, options, free)
     adjustment = replace(adjustment, refine_extra_params=free)
-    for camera in np.flatnonzero(_bends_strongly(state, options.min_fisheye_distortion)):
+    is_strong = exceeds_prior | _bends_strongly(state, options.min_fisheye_distortion)
+    for camera in np.flatnonzero(is_strong & ~state.is_fisheye):
         free = _prefer_fisheye(state, adjustment, options, free, camera)
     adjustment = replace(adjustment, refine_extra_params=free)
     added = np.where(state.is_fisheye[:, None], HIGHER_RADIAL, TANGENTIAL) & free.any(axis=1)[:, None]
     added &= _significant(state, adjustment, added, options)[:, None]
     if added.any():
-        extended = _refine_terms(state, adjustment, options, free | added)
+        extended, _ = _refine_terms(state, adjustment, options, free | added)
         free = np.where((extended >= free).all(axis=1)[:, None], extended, free)
     return free
 
@@ -105,7 +106,7 @@ def _prefer_fisheye(
     refined = state.snapshot()
     state.restore(start)
     make_fisheye(state, camera)
-    kept = _refine_terms(state, adjustment, options, candidates)
+    kept, _ = _refine_terms(state, adjustment, options, candidates)
     fisheye = state.bundle_adjust(replace(adjustment, refine_extra_params=kept, max_iterations=0))
     is_better = perspective is not None and fisheye is not None and fisheye.cost < perspective.cost
     if is_better and kept[camera].any():
@@ -159,7 +160,7 @@ def _significant(
 
 def _refine_terms(
     state: SfmState, adjustment: BundleAdjustmentOptions, options: GlobalRefinementOptions, free: Mask
-) -> Mask:
+) -> tuple[Mask, Mask]:
     """Bundle-adjust with free distortion coefficients, except those of cameras that do not determine them.
 
     Args:
@@ -169,19 +170,23 @@ def _refine_terms(
         free: Whether each coefficient is refined, if the images determine it. (K, 6).
 
     Returns:
-        Whether each coefficient was refined. (K, 6).
+        Whether each coefficient was refined (K, 6), and whether the images of each camera determine
+        coefficients that are too large for its prior and were therefore not refined (K,).
     """
+    exceeds_prior = np.zeros(len(free), bool)
 
     def is_determined(deviation: Array) -> Mask:
         sigma = state.distortion_sigma
-        near = np.abs(state.distortion) < options.max_prior_sigmas * sigma
-        certain = deviation[:, 3:] < options.max_uncertainty_ratio * sigma
-        return np.all(~free | (near & certain), axis=1)
+        near = np.all(~free | (np.abs(state.distortion) < options.max_prior_sigmas * sigma), axis=1)
+        certain = np.all(~free | (deviation[:, 3:] < options.max_uncertainty_ratio * sigma), axis=1)
+        exceeds_prior[certain & ~near] = True
+        return near & certain
 
     def bundle_adjust(cameras: Mask) -> BundleResult | None:
         return state.bundle_adjust(replace(adjustment, refine_extra_params=free & cameras[:, None]))
 
-    return free & refine_where_determined(state, free.any(axis=1), bundle_adjust, is_determined)[:, None]
+    refined = refine_where_determined(state, free.any(axis=1), bundle_adjust, is_determined)
+    return free & refined[:, None], exceeds_prior & ~refined
 
 
 def refine_where_determined(

@@ -21,6 +21,7 @@ from nope_splat.sfm.reliability.match_agreement import count_matches, find_confl
 from nope_splat.sfm.reliability.missing_points import MissingPoints, find_missing_points
 from nope_splat.sfm.reliability.options import EvidenceOptions
 from nope_splat.sfm.reliability.pose_precision import predict_pose_error
+from nope_splat.sfm.reliability.rolling_shutter import RollingShutter, measure_rolling_shutter
 from nope_splat.sfm.state import SfmState
 from nope_splat.utils.typing import Array, Indices, Mask
 
@@ -63,6 +64,8 @@ class Evidence:
     """Effect of separate intrinsics for each image on the noise."""
     pose_error: float
     """Predicted mean error of the relative poses, in degrees (see `predict_pose_error`)."""
+    rolling_shutter: RollingShutter
+    """Fraction of the residuals that a motion during the readout of the images explains."""
     focal_uncertainty: float
     """Standard deviation of the focal length, divided by the focal length, from bundle adjustment. It assumes
     that the camera model is correct."""
@@ -151,6 +154,15 @@ class Evidence:
         return self.camera_profile.noise_ratio > self.options.reliability.camera_profile.max_noise_ratio
 
     @property
+    def has_rolling_shutter(self) -> bool:
+        """Whether the cameras seem to have moved while the rows of their images were read."""
+        options, measured = self.options.reliability.rolling_shutter, self.rolling_shutter
+        return (
+            measured.along_rows > options.min_explained_fraction
+            and measured.along_rows > options.min_direction_ratio * measured.along_columns
+        )
+
+    @property
     def focal_is_determined(self) -> bool:
         """Whether the images determine the focal length.
 
@@ -193,6 +205,7 @@ def collect_evidence(
         is_planar=problem.is_planar,
         camera_profile=camera_profile(state, options.camera_profile, problem.options.ba_device),
         pose_error=predict_pose_error(state, options.pose_precision, problem.options.ba_device),
+        rolling_shutter=measure_rolling_shutter(state, options.rolling_shutter, problem.options.ba_device),
         focal_uncertainty=focal_uncertainty,
         options=problem.options,
     )

@@ -181,6 +181,21 @@ class PosePrecisionOptions:
 
 
 @dataclass(frozen=True)
+class RollingShutterOptions:
+    """Test of whether cameras moved while the rows of their photos were read."""
+
+    min_explained_fraction: Annotated[float, SHARE] = 0.1
+    """Minimum fraction of the squared residuals that a motion during readout explains; a larger fraction is
+    reported."""
+    min_direction_ratio: Annotated[float, Gt(1)] = 2.0
+    """Minimum ratio of the fractions explained by motions during readout of rows and of columns. Other faults
+    of the camera model explain both directions equally."""
+    max_num_observations: Annotated[int, COUNT] = 200
+    """Maximum average number of observations per photo that are used; the observations of the longest tracks
+    are used."""
+
+
+@dataclass(frozen=True)
 class ReliabilityOptions:
     """Thresholds beyond which a reconstruction counts as doubtful."""
 
@@ -192,6 +207,8 @@ class ReliabilityOptions:
     """Comparison of shared intrinsics with separate intrinsics for each photo."""
     pose_precision: PosePrecisionOptions = field(default_factory=PosePrecisionOptions)
     """Prediction of the errors of the poses."""
+    rolling_shutter: RollingShutterOptions = field(default_factory=RollingShutterOptions)
+    """Test of whether cameras moved while the rows of their photos were read."""
     max_exif_focal_ratio: Annotated[float, Gt(1)] = 1.15
     """If the estimated focal length and the focal length in the EXIF data differ by more than this factor,
     the difference is reported."""
