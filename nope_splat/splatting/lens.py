@@ -1,17 +1,19 @@
-"""Rendering for cameras with radial distortion and a learned principal point.
+"""Rendering for cameras with distortion and a learned principal point.
 
-On the plane at depth one, distortion maps the point p of a pinhole camera to d(p) (see
+A camera without distortion projects a viewing ray to the point p of a plane: by perspective or, for fisheye
+lenses, by equidistant projection (see `geometry.projection`). Distortion maps p to d(p) (see
 `geometry.distortion`). With focal length f and principal point c, the pixel coordinate along each axis is x =
-f d(p) + c. Rasterizers only support pinhole cameras. Gaussians are therefore rendered by a pinhole camera
-with the same f and c, and the pinhole image is resampled: pixel x of the distorted image takes the value of
-the pinhole image at
+f d(p) + c. Rasterizers do not support distortion. Gaussians are therefore rendered by a camera without
+distortion, with the same projection, f and c, and this ideal image is resampled: pixel x of the distorted
+image takes the value of the ideal image at
 
     y(x) = f d^-1((x - c) / f) + c.
 
-The rasterizer stays unchanged, and the pinhole image, f, c, k1 and k2 all receive gradients.
+The rasterizer stays unchanged, and the ideal image, f, c and the distortion coefficients all receive
+gradients.
 
-On each side, the pinhole image extends beyond the frame of the distorted image by a margin that is wide
-enough for all positions y(x), up to a maximum.
+On each side, the ideal image extends beyond the frame of the distorted image by a margin that is wide enough
+for all positions y(x), up to a maximum.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from nope_splat.geometry.distortion import undistort
+from nope_splat.geometry.projection import LensModel
 
 BICUBIC_SUPPORT = 2
 """Number of pixels that bicubic interpolation reads on each side of a position."""
@@ -36,7 +39,7 @@ class DistortionConfig:
     """Options of `render_distorted`."""
 
     max_margin: float = 0.25
-    """Largest margin by which the intermediate pinhole image extends beyond the distorted image on each side,
+    """Largest margin by which the intermediate ideal image extends beyond the distorted image on each side,
     as a fraction of the longer image side. Pixels that need a wider margin take the value of the nearest
     border pixel. The limit bounds memory if an optimizer tries implausible distortion."""
 
@@ -45,13 +48,26 @@ DEFAULTS = DistortionConfig()
 
 
 class Lens(NamedTuple):
-    """Learned principal-point offsets and radial distortion, one row per camera or per view."""
+    """Principal-point offsets and lens models, one row per camera or per view."""
 
     shift: Tensor
     """Offset (x, y) of the learned principal point from the principal point of the reconstruction, in
     full-resolution pixels. (..., 2)."""
-    radial: Tensor
-    """Distortion coefficients k1 and k2. (..., 2)."""
+    distortion: Tensor
+    """Distortion coefficients k1, k2, k3, k4, p1 and p2. (..., 6)."""
+    is_fisheye: Tensor | bool = False
+    """Whether the projection is equidistant instead of perspective: one flag for all rows, or one per row.
+    (...)."""
+
+    @property
+    def model(self) -> LensModel:
+        """Projection and distortion."""
+        return LensModel(self.distortion, self.is_fisheye)
+
+    def to(self, device: torch.device | str) -> Lens:
+        """Copy all tensors to a device."""
+        flags = self.is_fisheye if isinstance(self.is_fisheye, bool) else self.is_fisheye.to(device)
+        return Lens(self.shift.to(device), self.distortion.to(device), flags)
 
     def select(self, index: Tensor | int) -> Lens:
         """Select the rows of one or more cameras or views.
@@ -59,7 +75,9 @@ class Lens(NamedTuple):
         Args:
             index: Index of a camera or view, or a tensor of indices.
         """
-        return Lens(self.shift[index], self.radial[index])
+        is_fisheye = self.is_fisheye
+        flags = is_fisheye if isinstance(is_fisheye, bool) else is_fisheye[index]
+        return Lens(self.shift[index], self.distortion[index], flags)
 
 
 class Rendering(NamedTuple):
@@ -76,25 +94,26 @@ class Rendering(NamedTuple):
 
 
 Render = Callable[[Tensor, tuple[int, int]], tuple[Tensor, Tensor, Tensor, dict[str, Any]]]
-"""Function that renders a pinhole image, given an intrinsic matrix (1, 3, 3) and the width and height of the
-image in pixels. It returns colors, depth, opacity and the rasterizer's `info`, as in `Rendering`."""
+"""Function that renders an image without distortion, given an intrinsic matrix (1, 3, 3) and the width and
+height of the image in pixels. It returns colors, depth, opacity and the rasterizer's `info`, as in
+`Rendering`."""
 
 
-def pinhole_positions(K: Tensor, size: tuple[int, int], radial: Tensor) -> Tensor:
-    """Compute where each pixel of the distorted image lies in the undistorted (pinhole) image.
+def ideal_positions(K: Tensor, size: tuple[int, int], distortion: Tensor) -> Tensor:
+    """Compute where each pixel of the distorted image lies in the ideal image, which has no distortion.
 
     Args:
         K: Intrinsic matrix of both images, in pixels. (3, 3).
         size: Width and height of the distorted image in pixels.
-        radial: Distortion coefficients k1 and k2. (2,).
+        distortion: Distortion coefficients. (6,).
 
     Returns:
-        Pixel coordinates in the pinhole image, x then y. (H, W, 2).
+        Pixel coordinates in the ideal image, x then y. (H, W, 2).
     """
     columns, rows = (torch.arange(side, dtype=K.dtype, device=K.device) + 0.5 for side in size)
     pixels = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)
     focal, center = K.diagonal()[:2], K[:2, 2]
-    return focal * undistort((pixels - center) / focal, radial) + center
+    return focal * undistort((pixels - center) / focal, distortion) + center
 
 
 def resample(image: Tensor, positions: Tensor, mode: Literal["bilinear", "bicubic"] = "bicubic") -> Tensor:
@@ -119,26 +138,27 @@ def render_distorted(
     render: Render,
     K: Tensor,
     size: tuple[int, int],
-    radial: Tensor | None,
+    distortion: Tensor | None,
     config: DistortionConfig = DEFAULTS,
 ) -> Rendering:
-    """Render the image of a camera with radial distortion.
+    """Render the image of a camera with distortion.
 
     Args:
-        render: Function that renders a pinhole image.
+        render: Function that renders an image without distortion.
         K: Intrinsic matrix in pixels. (1, 3, 3). `render` gets a detached copy of K, so K receives a gradient
             only from the resampling of a distorted image. If the intrinsics should also receive the gradient
-            of the pinhole image, `render` has to provide it.
+            of the ideal image, `render` has to provide it.
         size: Width and height of the distorted image in pixels.
-        radial: Distortion coefficients k1 and k2; None for a pinhole camera. (2,).
-        config: Largest margin of the pinhole image around the distorted image.
+        distortion: Distortion coefficients; None for a camera without distortion, whose image is not
+            resampled. (6,).
+        config: Largest margin of the ideal image around the distorted image.
 
     Returns:
-        The distorted rendering; `info` belongs to the pinhole image.
+        The distorted rendering; `info` belongs to the ideal image.
     """
-    if radial is None or not (radial.requires_grad or bool(radial.any())):
+    if distortion is None:
         return Rendering(*render(K.detach(), size))
-    positions = pinhole_positions(K[0], size, radial)
+    positions = ideal_positions(K[0], size, distortion)
     inner = torch.minimum(positions, positions.new_tensor(size) - positions).detach().amin()
     # Implausible distortion, tried in a step that is later rejected, may give NaN.
     outer = BICUBIC_SUPPORT - inner.nan_to_num(nan=-math.inf).item()

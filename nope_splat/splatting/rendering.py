@@ -22,8 +22,8 @@ class CameraView(NamedTuple):
     """Intrinsic matrix in pixels. (1, 3, 3)."""
     size: tuple[int, int]
     """Width and height of the image in pixels."""
-    radial: Tensor | None = None
-    """Distortion coefficients k1 and k2; None without distortion. (2,)."""
+    distortion: Tensor | None = None
+    """Distortion coefficients k1, k2, k3, k4, p1 and p2; None without distortion. (6,)."""
 
 
 @dataclass(frozen=True)
