@@ -287,7 +287,7 @@ class _Scene:
             Image with gamma 2.2, uint8. (height, width, 3).
         """
         width, height = size
-        grid = _grid(camera, size, supersampling)
+        grid = _ray_directions(camera, size, supersampling)
         directions = grid / np.linalg.norm(grid, axis=1, keepdims=True) @ T_world_camera[:3, :3].T
         origin = T_world_camera[:3, 3].copy()
         faces = self.mesh.ray.intersects_first(np.broadcast_to(origin, directions.shape), directions)
@@ -306,7 +306,7 @@ class _Scene:
         Returns:
             Depth along the optical axis in world units; NaN for the sky. (height, width).
         """
-        directions = _grid(camera, size) / camera.focal @ T_world_camera[:3, :3].T
+        directions = _ray_directions(camera, size) / camera.focal @ T_world_camera[:3, :3].T
         origin = T_world_camera[:3, 3]
         faces = self.mesh.ray.intersects_first(np.broadcast_to(origin, directions.shape), directions)
         planes = self.coordinates[faces, 0]
@@ -315,7 +315,7 @@ class _Scene:
         return np.where(faces >= 0, depth, np.nan).reshape(size[1], size[0]).astype(np.float32)
 
 
-def _grid(camera: Camera, size: tuple[int, int], density: int = 1) -> Array:
+def _ray_directions(camera: Camera, size: tuple[int, int], density: int = 1) -> Array:
     """Compute `density` x `density` ray directions per pixel, row by row, in camera coordinates. (N, 3).
 
     Camera coordinates have OpenCV axes. The z component of each direction is the focal length in pixels.

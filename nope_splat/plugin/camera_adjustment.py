@@ -23,9 +23,8 @@ from nope_splat.splatting.lens import Lens
 from nope_splat.splatting.rendering import CameraView
 
 MIN_MEAN_OBSERVATIONS = 200
-"""If training images have, on average, fewer track observations than this number, joint refinement starts
-earlier and runs more often (`JointRefinement.few_tracks_start`). Images with texture and overlap have about
-ten times as many."""
+"""Mean number of track observations per training image below which joint refinement starts earlier and runs
+more often (`JointRefinement.few_tracks_start`). Images with texture and overlap have about 2000."""
 
 
 def has_few_tracks(model: NopeSplatModel) -> bool:
@@ -96,7 +95,8 @@ def view_renderer(model: NopeSplatModel, cameras: Cameras, batches: list[dict[st
         model: The model, in training mode. Views are rendered at the current training resolution; then width
             and height are halved until both are at most `JointRefinement.max_image_size`.
         cameras: Cameras of the V training views, with the intrinsics of the reconstruction.
-        batches: Batches of the V training views from the data manager: the image and an optional mask.
+        batches: Batch of each of the V training views, from the data manager: a dictionary with the image and
+            an optional mask.
 
     Returns:
         Function that renders a view. Its arguments are the index of the view, `T_camera_world` (4, 4), and
@@ -113,7 +113,7 @@ def view_renderer(model: NopeSplatModel, cameras: Cameras, batches: list[dict[st
     centers = torch.cat([cameras.cx, cameras.cy], -1).to(model.device)
 
     def render_view(index: int, T_camera_world: Tensor, intrinsics: Tensor) -> RenderedView:
-        image, mask = model.image(batches[index], background)
+        image, mask = model.image_and_mask(batches[index], background)
         height, width = image.shape[:2]
         factor = round(int(cameras.width[index]) / width)
         K = torch.eye(3, device=model.device)
@@ -143,13 +143,14 @@ def adjust_cameras(
     Args:
         model: The model, in training mode; its cameras and track points are updated in place.
         cameras: Cameras of the V training views, with the intrinsics of the reconstruction.
-        batches: Batches of the V training views from the data manager: the image and an optional mask.
+        batches: Batch of each of the V training views, from the data manager: a dictionary with the image and
+            an optional mask.
         single_step: Whether to take at most one Levenberg-Marquardt step, for refinement at short intervals.
             Otherwise, several steps are taken, the first ones at lower image resolution.
 
     Returns:
         The refined bundle adjustment problem, the costs before and after each accepted step, and the fraction
-        of the information about the poses that comes from photometric errors.
+        of the Fisher information about the poses that comes from photometric errors.
     """
     optimizer = model.camera_optimizer
     limits: dict[str, Any] = {"max_iterations": 1, "pyramid_levels": ()} if single_step else {}

@@ -54,8 +54,8 @@ class NopeCameraOptimizerConfig(CameraOptimizerConfig):
     """Whether to optimize the focal length of each camera. Poses are optimized unless the option mode is
     "off"."""
     optimize_principal_point: bool = False
-    """Whether to optimize the principal point of each camera. It stays fixed for a camera whose photos were
-    rotated upright in different ways."""
+    """Whether to optimize the principal point of each camera. If the photos of a camera were rotated upright
+    by different angles, its principal point stays fixed."""
     optimize_distortion: bool = False
     """Whether to optimize the distortion (coefficients k1 and k2) of each camera, and to render with it.
 
@@ -101,8 +101,11 @@ class NopeCameraOptimizer(CameraOptimizer):
 
     config: NopeCameraOptimizerConfig
     base_poses: Tensor
+    """Camera-to-world transforms of the training views in the reconstruction, OpenGL axes. (V, 3, 4)."""
     base_focal: Tensor
+    """Focal length of each set of intrinsics in the reconstruction, in full-resolution pixels. (K,)."""
     intrinsics_ids: Tensor
+    """Index of the intrinsics of each training view, 0 to K - 1. (V,)."""
 
     def __init__(
         self,
@@ -173,9 +176,9 @@ class NopeCameraOptimizer(CameraOptimizer):
             Transforms from the optimized camera frame to the camera frame of the reconstruction, OpenGL axes.
             (B, 3, 4).
         """
-        return self._motions(indices.to(self.base_poses.device))
+        return self._pose_corrections(indices.to(self.base_poses.device))
 
-    def _motions(self, views: Tensor | slice) -> Tensor:
+    def _pose_corrections(self, views: Tensor | slice) -> Tensor:
         """Compute the pose corrections of training views (B, 3, 4); identity transforms if mode is "off".
 
         `views` are the indices of the training views (B,), or a slice, which avoids a GPU synchronization.
@@ -188,7 +191,7 @@ class NopeCameraOptimizer(CameraOptimizer):
 
     def poses(self) -> Tensor:
         """Compute the optimized camera-to-world transforms (OpenGL axes) of all training views. (V, 3, 4)."""
-        return pose_utils.multiply(self.base_poses, self._motions(slice(None)))
+        return pose_utils.multiply(self.base_poses, self._pose_corrections(slice(None)))
 
     def focal(self) -> Tensor:
         """Compute the optimized focal length of each set of intrinsics, in full-resolution pixels. (K,)."""
@@ -211,7 +214,7 @@ class NopeCameraOptimizer(CameraOptimizer):
         if camera.metadata is None or "cam_idx" not in camera.metadata:
             return camera.camera_to_worlds
         view = int(camera.metadata["cam_idx"])
-        motion = self._motions(slice(view, view + 1))
+        motion = self._pose_corrections(slice(view, view + 1))
         return pose_utils.multiply(self.base_poses[view : view + 1], motion).to(camera.device)
 
     def lens(self) -> Lens | None:
@@ -296,8 +299,8 @@ class NopeCameraOptimizer(CameraOptimizer):
         if self.learned_lens is not None:
             param_groups |= self.learned_lens.param_groups()
 
-    def adjustment_steps(self, num_iterations: int, few_tracks: bool = False) -> tuple[int, ...]:
-        """Return the iterations after which joint refinement runs.
+    def refinement_iterations(self, num_iterations: int, few_tracks: bool = False) -> tuple[int, ...]:
+        """Return the training iterations after which joint refinement runs.
 
         Args:
             num_iterations: Total number of training iterations.
@@ -311,7 +314,7 @@ class NopeCameraOptimizer(CameraOptimizer):
         frozen = self.config.mode == "off" and not self.config.optimize_focal and self.learned_lens is None
         if frozen or not isinstance(refinement, JointRefinement):
             return ()
-        return refinement.steps(num_iterations, few_tracks)
+        return refinement.iterations(num_iterations, few_tracks)
 
     def get_loss_dict(self, loss_dict: dict) -> None:
         """Do nothing, because track losses replace nerfstudio's penalties on pose corrections."""

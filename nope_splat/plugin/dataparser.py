@@ -91,7 +91,7 @@ class NopeDataParser(DataParser):
     - `track_points`, `track_colors`: World coordinates and RGB (0 to 255) of the track points. (P, 3) each.
     - `observations`: Observations of the track points (`TrackObservations`).
     - `points3D_xyz`, `points3D_rgb`: World coordinates and RGB (0 to 255) of the seeds. (S, 3) each. Seeds
-      are the track points until `add_dense_seeds` adds more.
+      are the track points until `add_seeds` adds more.
     """
 
     config: NopeDataParserConfig
@@ -143,7 +143,7 @@ class NopeDataParser(DataParser):
         missing = np.flatnonzero(self.scene.held_out & ~self.scene.registered)
         return [self.scene.image_names[i] for i in missing]
 
-    def add_dense_seeds(self, metadata: dict[str, Any]) -> dict[str, Any]:
+    def add_seeds(self, metadata: dict[str, Any]) -> dict[str, Any]:
         """Compute the seeds selected by the option `seeds`, and add them to the training metadata.
 
         This is a separate step because only training needs the seeds.
@@ -207,10 +207,10 @@ class NopeDataParser(DataParser):
 
     @cached_property
     def _images(self) -> list[ImageFile]:
-        """Image file of each image of the reconstruction, with the image's stationary grid cells.
+        """Image files in the order of the reconstruction, with parts of the images marked as ignored.
 
-        The field `ignored` of each `ImageFile` is set to the grid cells of that image in which content moves
-        with the camera, such as a logo (see `StationaryPixels`); None if the image has no such cells.
+        The field `ignored` of an `ImageFile` marks the grid cells in which content moves with the camera,
+        such as a logo (see `StationaryPixels`); None if the image has no such cells.
         """
         by_name = {image.name: image for image in self.folder.images}
         scene = self.distorted_scene

@@ -29,8 +29,8 @@ class LearnedLens(nn.Module):
       distance of an image corner from the image center, divided by the focal length. The other distortion
       coefficients stay those of the reconstruction.
 
-    The principal point of a camera is fixed if its images were turned upright in different ways, because its
-    position in upright images then differs from image to image.
+    If the images of a camera were turned upright by different angles, its principal point is fixed, because
+    the upright images then have different principal points.
 
     Args:
         num_intrinsics: Number K of cameras.
@@ -41,11 +41,20 @@ class LearnedLens(nn.Module):
     """
 
     focal: Tensor
+    """Focal lengths of the K cameras in the reconstruction, in full-resolution pixels. (K,)."""
     offset: Tensor
+    """Principal points (x, y) in the reconstruction, in full-resolution pixels of the upright image, relative
+    to the image center. (K, 2)."""
     base_distortion: Tensor
+    """Distortion coefficients of the K cameras in the reconstruction, for upright images. (K, 6)."""
     size: Tensor
+    """Maximum width and height of the images of each camera, in full-resolution pixels. (K, 2)."""
     one_orientation: Tensor
+    """True for cameras whose images all have the same size and were turned upright in the same way. (K, 1),
+    bool."""
     upright_from_sensor: Tensor
+    """Rotation and mirroring from pixels of the sensor to pixels of the upright image, both relative to the
+    image center; one matrix per camera, from its first image. (K, 2, 2)."""
 
     def __init__(
         self,
@@ -103,7 +112,7 @@ class LearnedLens(nn.Module):
         if self.learns["principal_point"]:
             shift = self.focal[:, None] * self.principal_point * self.one_orientation
         if self.learns["distortion"]:
-            distortion = distortion + pad(self.distortion / self._corner(), (0, NUM_TERMS - 2))
+            distortion = distortion + pad(self.distortion / self._corner_radius_powers(), (0, NUM_TERMS - 2))
         return Lens(shift, distortion)
 
     @torch.no_grad()
@@ -119,7 +128,8 @@ class LearnedLens(nn.Module):
         if self.learns["principal_point"]:
             self.principal_point.copy_(lens.shift / self.focal[:, None])
         if self.learns["distortion"]:
-            self.distortion.copy_((lens.distortion - self.base_distortion)[:, :2] * self._corner())
+            change = (lens.distortion - self.base_distortion)[:, :2]
+            self.distortion.copy_(change * self._corner_radius_powers())
         self._update()
 
     def cameras(self, start: Sequence[Camera]) -> tuple[Camera, ...]:
@@ -159,8 +169,9 @@ class LearnedLens(nn.Module):
     def prior(self) -> tuple[Tensor, Tensor]:
         """Compute the Gaussian prior on principal points and distortion for joint refinement.
 
-        The mean is a principal point at the image center and no distortion. The mean is not the estimate of
-        the reconstruction, because this estimate comes from the observations that joint refinement uses.
+        The mean is a principal point at the image center and no distortion. With the
+        estimate of the reconstruction as the mean, the track observations would count twice, because this
+        estimate comes from the same observations that joint refinement uses.
 
         Returns:
             Mean and standard deviation of principal point shift x and y (full-resolution pixels, relative to
@@ -171,7 +182,8 @@ class LearnedLens(nn.Module):
             1, keepdim=True
         ).expand(-1, 2)
         mean = torch.cat([-self.offset, torch.zeros_like(self.base_distortion)], 1)
-        sigma = torch.cat([centered, IntrinsicsPriorOptions.corner_distortion_sigma / self._corner()], 1)
+        terms = IntrinsicsPriorOptions.corner_distortion_sigma / self._corner_radius_powers()
+        sigma = torch.cat([centered, terms], 1)
         return mean, pad(sigma, (0, NUM_TERMS - 2), value=1.0)
 
     @torch.no_grad()
@@ -182,7 +194,7 @@ class LearnedLens(nn.Module):
         """Whether any camera has distortion or may get distortion by a gradient step. The value is stored, so
         that rendering does not wait for a GPU."""
 
-    def _corner(self) -> Tensor:
+    def _corner_radius_powers(self) -> Tensor:
         """Compute r^2 and r^4 of each camera. (K, 2).
 
         r is the distance of an image corner from the image center, divided by the focal length.

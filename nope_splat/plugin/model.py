@@ -60,6 +60,7 @@ class NopeSplatModel(SplatParameters):
     config: NopeSplatModelConfig  # pyright: ignore[reportIncompatibleVariableOverride] (only the flags that work)
     camera_optimizer: NopeCameraOptimizer
     background_color: Tensor
+    """Color of pixels without Gaussians, RGB in [0, 1]. (3,)."""
 
     def populate_modules(self) -> None:
         """Create Gaussians from the seeds, and set up track points, cameras and metrics."""
@@ -117,7 +118,7 @@ class NopeSplatModel(SplatParameters):
         are included if the configuration lets Adam optimize them.
         """
         groups = self.get_gaussian_param_groups()
-        if not self._tracks_by_gradient():
+        if not self._adam_optimizes_tracks():
             del groups["track_points"]
         if self.depth_supervision is not None:
             groups["depth_corrections"] = [self.depth_supervision.corrections]
@@ -294,7 +295,7 @@ class NopeSplatModel(SplatParameters):
         Returns:
             Losses by name, () each: `photometric` and, in training mode, track and depth losses.
         """
-        image, mask = self.image(batch, outputs["background"])
+        image, mask = self.image_and_mask(batch, outputs["background"])
         losses = {"photometric": photometric_loss(outputs["rgb"], image, self.config.ssim_lambda, mask)}
         if self.training:
             losses |= self._track_losses()
@@ -312,9 +313,9 @@ class NopeSplatModel(SplatParameters):
         points.
         """
         config, losses = self.config, {}
-        if not self._tracks_by_gradient():
+        if not self._adam_optimizes_tracks():
             return losses
-        tracks = self._tracks()
+        tracks = self._track_loss_inputs()
         if config.track_2d_weight:
             losses["track_2d"] = config.track_2d_weight * track_2d_loss(*tracks)
         if config.track_3d_weight:
@@ -323,11 +324,11 @@ class NopeSplatModel(SplatParameters):
             losses["scale"] = config.scale_weight * scale_loss(self.track_params["scales"].exp())
         return losses
 
-    def _tracks_by_gradient(self) -> bool:
+    def _adam_optimizes_tracks(self) -> bool:
         """Check whether Adam optimizes the track points; otherwise only joint refinement does."""
         return self.track_points is None or self.config.camera_optimizer.by_gradient
 
-    def _tracks(self) -> tuple[Tensor, Tensor, Tensor, TrackObservations, Lens | None]:
+    def _track_loss_inputs(self) -> tuple[Tensor, Tensor, Tensor, TrackObservations, Lens | None]:
         """Return the arguments of the track losses.
 
         Returns:
@@ -342,7 +343,7 @@ class NopeSplatModel(SplatParameters):
     @torch.no_grad()
     def reprojection_errors(self) -> Tensor:
         """Compute the reprojection error of each track observation, in full-resolution pixels. (O,)."""
-        return reprojection_errors(*self._tracks())
+        return reprojection_errors(*self._track_loss_inputs())
 
     def get_metrics_dict(self, outputs: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Any]:
         """Compute the metrics of a training image: PSNR, number of Gaussians, and metrics of the cameras.
@@ -354,7 +355,7 @@ class NopeSplatModel(SplatParameters):
         Returns:
             Metrics by name.
         """
-        image, mask = self.image(batch, outputs["background"])
+        image, mask = self.image_and_mask(batch, outputs["background"])
         metrics = {
             "psnr": self.image_metrics.psnr(outputs["rgb"].detach(), image, mask),
             "gaussian_count": self.num_points,
@@ -375,11 +376,11 @@ class NopeSplatModel(SplatParameters):
             Metrics by name, and a dictionary with the entry `img`, the image and the rendering side by side
             (H, 2 W, 3).
         """
-        image, mask = self.image(batch, outputs["background"])
+        image, mask = self.image_and_mask(batch, outputs["background"])
         images = {"img": torch.cat([image, outputs["rgb"]], dim=1)}
         return self.image_metrics(outputs["rgb"], image, mask), images
 
-    def image(self, batch: dict[str, Any], background: Tensor) -> tuple[Tensor, Tensor | None]:
+    def image_and_mask(self, batch: dict[str, Any], background: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the image and mask of a batch, at the current training resolution in training mode.
 
         Args:

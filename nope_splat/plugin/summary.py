@@ -16,6 +16,7 @@ from nope_splat.sfm import Reconstruction
 from nope_splat.utils.terminal import printable
 
 Rows = dict[str, str]
+"""Formatted values by label: the rows of a table."""
 
 DISTORTION_TERMS = ("k1", "k2", "k3", "k4", "p1", "p2")
 """Names of the distortion coefficients, in the order of `Camera.distortion`."""
@@ -46,7 +47,7 @@ def reconstruction_rows(scene: Reconstruction) -> Rows:
 
 
 def camera_rows(scene: Reconstruction, number: int) -> Rows:
-    """Format the intrinsics of a camera, and what its EXIF data state.
+    """Format the intrinsics of a camera, and the lens name and focal length in its EXIF data.
 
     Args:
         scene: The reconstruction.
@@ -100,7 +101,7 @@ def training_rows(model: NopeSplatModel, data: NopeDataManager) -> Rows:
     rows = {"Gaussians": f"{model.num_points}"}
     learned_lens = model.camera_optimizer.learned_lens is not None
     for number, after in enumerate(model.camera_optimizer.cameras(scene.cameras)):
-        before, suffix = scene.cameras[number], camera_name(scene, number)
+        before, suffix = scene.cameras[number], camera_suffix(scene, number)
         change = 100 * (after.focal / before.focal - 1)
         rows[f"focal length{suffix}"] = f"{before.focal:.1f} -> {after.focal:.1f} px ({change:+.2f} %)"
         for name, value in lens_rows(before).items() if learned_lens else ():
@@ -159,7 +160,7 @@ def table(title: str, rows: Rows) -> Table:
     return rich_table
 
 
-def camera_name(scene: Reconstruction, number: int) -> str:
+def camera_suffix(scene: Reconstruction, number: int) -> str:
     """Return a suffix for labels that identifies one of several cameras, with image count and image size.
 
     Args:

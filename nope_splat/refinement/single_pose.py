@@ -53,7 +53,7 @@ class Correspondences2d3d:
     """Whether the projection is equidistant instead of perspective."""
 
     def residuals(self, T_camera_world: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute the reprojection residuals of the n points that the lens can show, on the plane of the lens.
+        """Compute the reprojection residuals of the n visible points, on the plane of the lens.
 
         Args:
             T_camera_world: World-to-camera transform. (4, 4).

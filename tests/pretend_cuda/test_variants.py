@@ -126,8 +126,8 @@ def test_distortion_is_learned(name: str, outcome: Outcome) -> None:
     curves = (
         "principal_point_x_px",
         "principal_point_y_px",
-        "radial_k1",
-        "radial_k2",
+        "distortion_k1",
+        "distortion_k2",
         "focal_change_percent",
     )
     assert all(np.isfinite(row[curve]) and row[curve] != 0 for curve in curves), row

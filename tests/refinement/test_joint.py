@@ -37,7 +37,7 @@ def moved(problem: BundleProblem, step: torch.Tensor) -> tuple[torch.Tensor, tor
     """Apply a step of pose and log focal length (7,) to the first camera."""
     cameras = torch.zeros(len(problem.T_camera_world), 6, dtype=torch.float64)
     cameras[0] = step[:6]
-    intrinsics = torch.cat([step[6:], step.new_zeros(4)])[None]
+    intrinsics = torch.cat([step[6:], step.new_zeros(8)])[None]
     result = retract(problem, cameras, torch.zeros_like(problem.points), intrinsics)
     return result.T_camera_world[0], result.intrinsics[0, 0].exp()
 
@@ -51,11 +51,12 @@ def test_motion_matches_finite_differences() -> None:
         return focal / FOCAL * points_camera[:, :2] / points_camera[:, 2:]
 
     zero = torch.zeros(7, dtype=torch.float64)
-    depth = (problem.points @ problem.T_camera_world[0, :3, :3].T + problem.T_camera_world[0, :3, 3])[:, 2]
+    T = problem.T_camera_world[0]
+    points_camera = problem.points @ T[:3, :3].T + T[:3, 3]
     expected = torch.stack(
         [(project(1e-6 * unit) - project(-1e-6 * unit)) / 2e-6 for unit in torch.eye(7).double()], -1
     )
-    torch.testing.assert_close(motion_on_plane(project(zero), depth), expected, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(motion_on_plane(points_camera, project(zero)), expected, rtol=1e-6, atol=1e-7)
 
 
 def test_gradient_of_the_cost_matches_finite_differences() -> None:
@@ -121,11 +122,11 @@ def test_gradient_with_eliminated_patches_matches_finite_differences(monkeypatch
     _, _, gradient = system.equations(start)
 
     def cost(step: torch.Tensor) -> float:
-        d_poses, d_intrinsics = step[:24].view(4, 6), step[24:].view(1, 5)
+        d_poses, d_intrinsics = step[:24].view(4, 6), step[24:].view(1, 9)
         return system.equations(retract(start, d_poses, torch.zeros_like(start.points), d_intrinsics))[0]
 
     for row in (0, 5, 9, 22, 24):
-        unit = 1e-5 * torch.eye(29).double()[row]
+        unit = 1e-5 * torch.eye(33).double()[row]
         slope = (cost(unit) - cost(-unit)) / 2e-5
         assert 2 * float(gradient[row]) == pytest.approx(
             slope, rel=0.2, abs=0.02 * float(gradient[:24].abs().max())
@@ -213,7 +214,7 @@ def test_fixed_variables_stay(poses: bool) -> None:
     start = replace(
         start,
         free_poses=torch.full((4,), poses),
-        free_intrinsics=torch.tensor([[not poses, False, False, False, False]]),
+        free_intrinsics=torch.tensor([[not poses, *[False] * 8]]),
     )
     result = adjust_jointly(start, scene.render_view).problem
     assert torch.equal(result.T_camera_world, start.T_camera_world) != poses
