@@ -49,9 +49,19 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
+
 from nope_splat.splatting.rasterizer.covariance import rotation
 from nope_splat.splatting.rasterizer.kernels import inlined
-from nope_splat.splatting.rasterizer.vectors import Vector3, dot, row_times, scaled, times, vector3
+from nope_splat.splatting.rasterizer.vectors import (
+    Vector3,
+    dot,
+    in_float64,
+    row_times,
+    scaled,
+    times,
+    vector3,
+)
 
 SERIES_LIMIT = 0.01
 """Largest (r/Z)^2 for which the series are used. With eight terms, their relative error is below 1e-14 there,
@@ -155,16 +165,19 @@ def angle_ratio(x, y, z):
 
 @inlined
 def make_camera(viewmat, K, width, height):
-    """Create a `Camera` from a view matrix (4, 4) and intrinsics (3, 3). The image size is not used."""
+    """Create a `Camera` from a view matrix (4, 4) and intrinsics (3, 3). The image size is not used.
+
+    The camera is in float64, because differences in h and k lose digits.
+    """
     return Camera(
-        vector3(viewmat, 0),
-        vector3(viewmat, 1),
-        vector3(viewmat, 2),
-        (float(viewmat[0, 3]), float(viewmat[1, 3]), float(viewmat[2, 3])),
-        float(K[0, 0]),
-        float(K[1, 1]),
-        float(K[0, 2]),
-        float(K[1, 2]),
+        in_float64(vector3(viewmat, 0)),
+        in_float64(vector3(viewmat, 1)),
+        in_float64(vector3(viewmat, 2)),
+        in_float64((viewmat[0, 3], viewmat[1, 3], viewmat[2, 3])),
+        np.float64(K[0, 0]),
+        np.float64(K[1, 1]),
+        np.float64(K[0, 2]),
+        np.float64(K[1, 2]),
     )
 
 
@@ -232,7 +245,7 @@ def mean_gradient(camera, splat, d_px, d_py, d_depth, d_jv0, d_jv1):
         d_u * j0[1] + d_v * j1[1] + y * radial + h * (2.0 * y * d11 + x * mixed) - d12 * w1 + y * along,
         d_depth + d_u * j0[2] + d_v * j1[2] - trace * w1 + 2.0 * quadratic * w2 + z * along,
     )
-    return d_point, (d_fx, d_fy, d_px, d_py)
+    return d_point, (d_fx, d_fy, np.float64(d_px), np.float64(d_py))
 
 
 @inlined

@@ -13,8 +13,8 @@ transform [V | t] and intrinsics fx, fy, cx, cy projects it, to first order, to 
     rho       = sqrt(det cov / det blurred)  opacity compensation of the antialiased mode (Mip-Splatting)
 
 V need not be a rotation: the equations and their gradient hold for any 3 x 3 matrix. `fold_intrinsics` relies
-on this when it multiplies intrinsics into V. Arithmetic is in float64, since projection is cheap; results are
-stored as float32.
+on this when it multiplies intrinsics into V. Inputs and results are float32. Camera coordinates are float32
+for pinhole cameras; most other arithmetic is in float64, since projection is cheap.
 """
 
 from __future__ import annotations

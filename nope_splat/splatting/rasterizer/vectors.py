@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from nope_splat.splatting.rasterizer.kernels import inlined
 
 Vector3 = tuple[float, float, float]
@@ -9,8 +11,14 @@ Vector3 = tuple[float, float, float]
 
 @inlined
 def vector3(array, index):
-    """Return the first three elements of row `index` of an array (N, at least 3), as float64."""
+    """Return the first three elements of row `index` of an array (N, at least 3), in its precision."""
     return float(array[index, 0]), float(array[index, 1]), float(array[index, 2])
+
+
+@inlined
+def in_float64(a):
+    """Convert a 3D vector to float64. `float` does not, because in compiled code it keeps float32."""
+    return np.float64(a[0]), np.float64(a[1]), np.float64(a[2])
 
 
 @inlined
