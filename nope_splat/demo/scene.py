@@ -323,8 +323,8 @@ def _ray_directions(camera: Camera, size: tuple[int, int], density: int = 1) -> 
     """
     x, y = ((np.arange(side * density) + 0.5) / density - side / 2 for side in size)
     xy = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
-    if any(camera.radial):
-        xy = camera.focal * undistort(xy / camera.focal, camera.radial)
+    if any(camera.distortion):
+        xy = camera.focal * undistort(xy / camera.focal, camera.distortion)
     return np.column_stack([xy, np.full(len(xy), camera.focal)])
 
 
@@ -363,7 +363,7 @@ def render_demo_scene(output_dir: Path, config: DemoSceneConfig | None = None) -
     sample_poses = arc_poses if config.trajectory == "arc" else tour_poses
     poses = rng.permutation(sample_poses(rng, num_images))
     focal = max(size) / 2 / np.tan(np.deg2rad(config.field_of_view) / 2)
-    camera = Camera(focal, radial=config.radial)
+    camera = Camera(focal, distortion=(*config.radial, 0.0, 0.0, 0.0, 0.0))
     frames = []
     try:
         (output_dir / "images").mkdir(parents=True, exist_ok=True)

@@ -192,14 +192,18 @@ class SfmState:
         return self.intrinsics_prior.principal_point_sigma_ratio * self.longer_sides
 
     @property
+    def corner_radii(self) -> Array:
+        """Distance of the image corners from the image center, divided by the focal length. (K,)."""
+        return self._largest(np.linalg.norm(self.half_size, axis=1)) / self.focal
+
+    @property
     def distortion_sigma(self) -> Array:
         """Standard deviations of the priors on the distortion coefficients of each camera. (K, 6).
 
         At one standard deviation, each radial term displaces the image corner equally, and the tangential
         terms displace it by a fraction of that.
         """
-        corner = self._largest(np.linalg.norm(self.half_size, axis=1)) / self.focal
-        prior = self.intrinsics_prior
+        corner, prior = self.corner_radii, self.intrinsics_prior
         share = np.where(self.is_fisheye, prior.fisheye_distortion_sigma, prior.corner_distortion_sigma)
         radial = share[:, None] / corner[:, None] ** np.array([2, 4, 6, 8])
         tangential = prior.tangential_distortion_sigma / (3 * corner[:, None]) * np.ones(2)
