@@ -203,8 +203,7 @@ class NopeSplatModel(SplatParameters):
             if not inside.any():
                 return self.get_empty_outputs(width, height, background)
             gaussians = gaussians.select(inside)
-        lens = distortion_terms(camera), projection
-        view = CameraView(world_to_camera(pose), K, (width, height), *lens)
+        view = CameraView(world_to_camera(pose), K, (width, height), distortion_terms(camera), projection)
         rgb, depth, alpha, _ = self.render(gaussians, view, background, render_mode="RGB+ED")
         return {
             "rgb": rgb,
@@ -257,14 +256,14 @@ class NopeSplatModel(SplatParameters):
             "RGB", depth is empty (H, W, 0).
         """
         degree = self.config.sh_degree if sh_degree is None else sh_degree
+        modes = render_mode, self.config.rasterize_mode
 
         def ideal(K: Tensor, size: tuple[int, int]) -> Rendering:
-            options = RenderConfig(
-                degree, render_mode, self.config.rasterize_mode, camera_model=view.camera_model
-            )
+            options = RenderConfig(degree, *modes, camera_model=view.camera_model)
             return render_gaussians(gaussians, view.T_camera_world, K, size, background, options)
 
-        return render_distorted(ideal, view.K, view.size, view.distortion)
+        is_fixed = view.camera_model == "fisheye" and self.config.camera_optimizer.by_gradient
+        return render_distorted(ideal, view.K, view.size, view.distortion, is_fixed)
 
     def current_sh_degree(self) -> int:
         """Return the degree up to which spherical harmonics are evaluated in the current iteration."""

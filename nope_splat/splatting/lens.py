@@ -10,7 +10,8 @@ image takes the value of the ideal image at
     y(x) = f d^-1((x - c) / f) + c.
 
 The rasterizer stays unchanged, and the ideal image, f, c and the distortion coefficients all receive
-gradients.
+gradients. For fisheye cameras, only the CPU rasterizer has a gradient of f and c. There, the ideal image is
+rendered with fixed f_0 = f and c_0 = c, and y(x) = f_0 d^-1((x - c) / f) + c_0 carries the whole gradient.
 
 On each side, the ideal image extends beyond the frame of the distorted image by a margin that is wide enough
 for all positions y(x), up to a maximum.
@@ -99,13 +100,16 @@ height of the image in pixels. It returns colors, depth, opacity and the rasteri
 `Rendering`."""
 
 
-def ideal_positions(K: Tensor, size: tuple[int, int], distortion: Tensor) -> Tensor:
+def ideal_positions(
+    K: Tensor, size: tuple[int, int], distortion: Tensor | None, ideal_K: Tensor | None = None
+) -> Tensor:
     """Compute where each pixel of the distorted image lies in the ideal image, which has no distortion.
 
     Args:
-        K: Intrinsic matrix of both images, in pixels. (3, 3).
+        K: Intrinsic matrix of the distorted image, in pixels. (3, 3).
         size: Width and height of the distorted image in pixels.
-        distortion: Distortion coefficients. (6,).
+        distortion: Distortion coefficients; None for zeros. (6,).
+        ideal_K: Intrinsic matrix of the ideal image, in pixels; None for K. (3, 3).
 
     Returns:
         Pixel coordinates in the ideal image, x then y. (H, W, 2).
@@ -113,7 +117,10 @@ def ideal_positions(K: Tensor, size: tuple[int, int], distortion: Tensor) -> Ten
     columns, rows = (torch.arange(side, dtype=K.dtype, device=K.device) + 0.5 for side in size)
     pixels = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)
     focal, center = K.diagonal()[:2], K[:2, 2]
-    return focal * undistort((pixels - center) / focal, distortion) + center
+    plane = (pixels - center) / focal
+    plane = plane if distortion is None else undistort(plane, distortion)
+    ideal_K = K if ideal_K is None else ideal_K
+    return ideal_K.diagonal()[:2] * plane + ideal_K[:2, 2]
 
 
 def resample(image: Tensor, positions: Tensor, mode: Literal["bilinear", "bicubic"] = "bicubic") -> Tensor:
@@ -134,11 +141,28 @@ def resample(image: Tensor, positions: Tensor, mode: Literal["bilinear", "bicubi
     return grid_sample(*batch, mode, padding_mode="border", align_corners=False)[0].movedim(0, -1)
 
 
+def shifted(image: Tensor, positions: Tensor) -> Tensor:
+    """Return an image with the gradient that it would have if its pixels moved over a larger image.
+
+    Args:
+        image: The image. (H, W, C).
+        positions: Pixel coordinates, x then y, whose values are those of the pixels of `image`. (H, W, 2).
+
+    Returns:
+        The image. Its derivatives with respect to `positions` are central differences of neighboring pixels,
+        one-sided at the border. (H, W, C).
+    """
+    by_y, by_x = torch.gradient(image.detach(), dim=(0, 1))
+    offset = positions - positions.detach()
+    return image + by_x * offset[..., :1] + by_y * offset[..., 1:]
+
+
 def render_distorted(
     render: Render,
     K: Tensor,
     size: tuple[int, int],
     distortion: Tensor | None,
+    is_fixed: bool = False,
     config: DistortionConfig = DEFAULTS,
 ) -> Rendering:
     """Render the image of a camera with distortion.
@@ -147,18 +171,26 @@ def render_distorted(
         render: Function that renders an image without distortion.
         K: Intrinsic matrix in pixels. (1, 3, 3). `render` gets a detached copy of K, so K receives a gradient
             only from the resampling of a distorted image. If the intrinsics should also receive the gradient
-            of the ideal image, `render` has to provide it.
+            of the ideal image, `render` has to provide it, or `is_fixed` has to be set.
         size: Width and height of the distorted image in pixels.
         distortion: Distortion coefficients; None for a camera without distortion, whose image is not
             resampled. (6,).
+        is_fixed: Whether the positions in the ideal image provide the whole gradient with respect to K, as
+            for fisheye cameras. Otherwise, they provide only the part that is due to distortion.
         config: Largest margin of the ideal image around the distorted image.
 
     Returns:
         The distorted rendering; `info` belongs to the ideal image.
     """
+    ideal_K = K[0].detach() if is_fixed else K[0]
     if distortion is None:
-        return Rendering(*render(K.detach(), size))
-    positions = ideal_positions(K[0], size, distortion)
+        rendering = Rendering(*render(K.detach(), size))
+        if not (is_fixed and K.requires_grad):
+            return rendering
+        positions = ideal_positions(K[0], size, None, ideal_K)
+        depth = shifted(rendering.depth, positions) if rendering.depth.numel() else rendering.depth
+        return rendering._replace(rgb=shifted(rendering.rgb, positions), depth=depth)
+    positions = ideal_positions(K[0], size, distortion, ideal_K)
     inner = torch.minimum(positions, positions.new_tensor(size) - positions).detach().amin()
     # Implausible distortion, tried in a step that is later rejected, may give NaN.
     outer = BICUBIC_SUPPORT - inner.nan_to_num(nan=-math.inf).item()

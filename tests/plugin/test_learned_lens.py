@@ -21,7 +21,8 @@ from torch import Tensor
 
 from nope_splat.geometry.camera import Camera
 from nope_splat.geometry.distortion import distort
-from nope_splat.geometry.projection import perspective
+from nope_splat.geometry.projection import to_plane
+from nope_splat.geometry.rigid import move_poses, transform
 from nope_splat.plugin.camera_optimizer import NopeCameraOptimizer, NopeCameraOptimizerConfig, world_to_camera
 from nope_splat.plugin.camera_refinement import GradientRefinement, JointRefinement
 from nope_splat.plugin.learned_lens import LearnedLens
@@ -49,24 +50,26 @@ def moved(problem: BundleProblem, step: Tensor) -> BundleProblem:
     return retract(problem, cameras, torch.zeros_like(problem.points), intrinsics[None])
 
 
-def test_motion_through_a_lens_agrees_with_finite_differences() -> None:
-    problem = wall(lens=LENS).problem
+@pytest.mark.parametrize("is_fisheye", [False, True])
+def test_motion_through_a_lens_agrees_with_finite_differences(is_fisheye: bool) -> None:
+    problem = wall(lens=LENS, is_fisheye=is_fisheye).problem
 
     def plane(step: Tensor) -> Tensor:
         now = moved(problem, step)
-        return project(now.points, now.T_camera_world[:1], now.intrinsics[0])[0] / FOCAL
+        return project(now.points, now.T_camera_world[:1], now.intrinsics[0], is_fisheye)[0] / FOCAL
 
     expected = torch.stack(
         [(plane(1e-6 * unit) - plane(-1e-6 * unit)) / 2e-6 for unit in torch.eye(11).double()], -1
     )
     T, terms = problem.T_camera_world[0], problem.intrinsics[0, 3:]
     in_camera = problem.points @ T[:3, :3].T + T[:3, 3]
-    motion = motion_on_plane(in_camera, perspective(in_camera), distortion=terms)
+    motion = motion_on_plane(in_camera, to_plane(in_camera, is_fisheye), is_fisheye, terms)
     torch.testing.assert_close(motion, expected, rtol=1e-6, atol=1e-7)
 
 
-def test_gradient_of_the_cost_through_a_lens_agrees_with_finite_differences() -> None:
-    scene = wall(lens=LENS)
+@pytest.mark.parametrize("is_fisheye", [False, True])
+def test_gradient_of_the_cost_through_a_lens_agrees_with_finite_differences(is_fisheye: bool) -> None:
+    scene = wall(lens=LENS, is_fisheye=is_fisheye)
     start = 1e-3 * torch.randn(11, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
     def render_view(step: Tensor):
@@ -116,9 +119,10 @@ def test_joint_equations_by_intrinsics_agree_with_finite_differences(
     assert (matrix[:24, 24:29].abs().amax(0) > 0).all()
 
 
-def test_perturbed_principal_point_and_distortion_are_recovered() -> None:
+@pytest.mark.parametrize("is_fisheye", [False, True])
+def test_perturbed_principal_point_and_distortion_are_recovered(is_fisheye: bool) -> None:
     """The result is better than from the few noisy tracks without images."""
-    scene = wall(lens=LENS, num_views=6)
+    scene = wall(lens=LENS, num_views=6, is_fisheye=is_fisheye)
     start = replace(
         scene.disturbed(lens=(-2.0, 1.5, 0.06, 0.0, *NO_TERMS)),
         free_intrinsics=FREE,
@@ -272,22 +276,45 @@ def test_lenses_can_be_optimized_without_poses() -> None:
     assert {"principal_point_opt", "distortion_opt"} < set(groups)
 
 
-def test_track_loss_through_lenses() -> None:
-    """Errors vanish at the truth, and gradients are correct elsewhere."""
+@pytest.mark.parametrize("is_fisheye", [False, True])
+def test_track_loss_through_lenses(is_fisheye: bool) -> None:
+    """Errors vanish at the truth, and gradients are correct elsewhere.
+
+    The fisheye cameras are turned away, so that some points lie beside or behind them.
+    """
     scene = track_scene(num_points=20)
-    truth = Lens(
-        torch.tensor([[5.0, -3.0]]).double(), torch.tensor([[-0.1, 0.05, 0.02, -0.01, 0.01, 0.02]]).double()
-    )
+    terms = torch.tensor([[-0.1, 0.05, 0.02, -0.01, 0.01, 0.02]]).double()
+    truth = Lens(torch.tensor([[5.0, -3.0]]).double(), 0.1 * terms if is_fisheye else terms, is_fisheye)
     views = torch.zeros(len(scene.poses), dtype=torch.int64)
     T = world_to_camera(scene.poses)
-    plane = scene.observations.xy / scene.focal
-    bent = scene.focal * distort(plane, truth.distortion[0]) + truth.shift[0]
-    observations = scene.observations._replace(xy=bent)
+    if is_fisheye:
+        turn = torch.zeros(len(T), 6, dtype=torch.float64)
+        turn[:, 1] = 1.3
+        T = move_poses(T, turn)
+    observations = scene.observations
+    in_camera = transform(T[observations.view_ids], scene.points[observations.point_ids])
+    assert (in_camera[:, 2] < 0).any() == torch.tensor(is_fisheye)
+    xy = scene.focal * distort(to_plane(in_camera, is_fisheye), truth.distortion[0]) + truth.shift[0]
+    observations = observations._replace(xy=xy)
     assert reprojection_errors(scene.points, T, scene.focal, observations, truth.select(views)).max() < 1e-9
 
-    def loss(shift: Tensor, distortion: Tensor) -> Tensor:
-        lens = Lens(shift, distortion).select(views)
-        return track_2d_loss(scene.points, T, scene.focal, observations, lens)
+    def loss(shift: Tensor, distortion: Tensor, points: Tensor, steps: Tensor, focal: Tensor) -> Tensor:
+        lens = Lens(shift, distortion, is_fisheye).select(views)
+        return track_2d_loss(points, move_poses(T, steps), focal, observations, lens)
 
-    start = tuple((part + 0.01).requires_grad_() for part in truth[:2])
-    assert torch.autograd.gradcheck(loss, start, rtol=1e-4)
+    shift, distortion = (part.clone() + 0.01 for part in truth[:2])
+    steps = torch.zeros(len(T), 6, dtype=torch.float64)
+    start = shift, distortion, scene.points.clone(), steps, scene.focal.clone()
+    assert torch.autograd.gradcheck(
+        loss, [part.requires_grad_() for part in start], rtol=1e-4, fast_mode=True
+    )
+
+
+def test_points_that_a_fisheye_lens_cannot_show_are_ignored() -> None:
+    scene = track_scene(num_points=20)
+    views = torch.zeros(len(scene.poses), dtype=torch.int64)
+    turn = torch.zeros(len(views), 6, dtype=torch.float64)
+    turn[:, 1] = torch.pi
+    T = move_poses(world_to_camera(scene.poses), turn)
+    lens = Lens(torch.zeros(1, 2).double(), torch.zeros(1, 6).double(), True).select(views)
+    assert not reprojection_errors(scene.points, T, scene.focal, scene.observations, lens).any()

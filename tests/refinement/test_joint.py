@@ -17,10 +17,12 @@ import torch
 from fixtures.wall_scene import FOCAL, look_at_wall, wall
 from scipy.spatial import KDTree
 
+from nope_splat.geometry.projection import LensModel
 from nope_splat.refinement import joint as joint_adjustment
 from nope_splat.refinement.joint import PhotometricSystem, adjust_jointly
 from nope_splat.refinement.photometric import (
     RenderedView,
+    compare,
     information_weight,
     motion_on_plane,
     photometric_cost,
@@ -31,6 +33,7 @@ from nope_splat.refinement.photometric import (
 from nope_splat.refinement.surface_patches import SurfacePatches, SurfacePatchOptions, nearest_centers
 from nope_splat.sfm.bundle_adjustment.problem import BundleProblem, reprojection_residuals, retract
 from nope_splat.sfm.bundle_adjustment.solver import bundle_adjust
+from nope_splat.splatting.lens import Rendering
 
 
 def moved(problem: BundleProblem, step: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -77,6 +80,19 @@ def test_gradient_of_the_cost_matches_finite_differences() -> None:
         assert 2 * float(equations.gradient @ unit) == pytest.approx(
             slope, rel=0.05, abs=0.02 * float(equations.gradient.abs().max())
         )
+
+
+def test_pixels_beside_a_fisheye_camera_are_not_compared() -> None:
+    """Their depth along the optical axis is undefined: with this focal length, those beyond 30.7 pixels."""
+    shape = 64, 80
+    rendering = Rendering(torch.zeros(*shape, 3), torch.ones(*shape, 1), torch.ones(*shape, 1), {})
+    K = torch.tensor([[20.0, 0, 40], [0, 20, 32], [0, 0, 1]])
+    view = compare(rendering, torch.zeros(*shape, 3), None, K, LensModel(None, True))
+    row, column = torch.nonzero(view.used, as_tuple=True)
+    radius = torch.stack([column + 0.5 - 40, row + 0.5 - 32]).norm(dim=0)
+    assert 30 < radius.max() < 20 * torch.pi * 88 / 180
+    assert view.rays().isfinite().all()
+    assert compare(rendering, torch.zeros(*shape, 3), None, K, None).used[1:-1, 1:-1].all()
 
 
 def test_pixels_without_a_predictable_motion_are_excluded() -> None:
@@ -174,8 +190,9 @@ def test_single_precision_images_suffice() -> None:
     )
 
 
-def test_recovers_perturbed_cameras_better_than_few_tracks_do() -> None:
-    scene = wall()
+@pytest.mark.parametrize("is_fisheye", [False, True])
+def test_recovers_perturbed_cameras_better_than_few_tracks_do(is_fisheye: bool) -> None:
+    scene = wall(is_fisheye=is_fisheye)
     start = scene.disturbed()
     joint = adjust_jointly(start, scene.render_view, max_iterations=10).problem
     tracks = bundle_adjust(replace(start, free_poses=torch.tensor([False, True, True, True]))).problem

@@ -94,6 +94,27 @@ def test_zero_distortion_changes_nothing() -> None:
     torch.testing.assert_close(render_distorted(pinhole, K, SIZE, learned).rgb, pinhole(K, SIZE).rgb)
 
 
+@pytest.mark.parametrize("distortion", [None, BARREL])
+def test_positions_in_a_fixed_image_carry_the_gradient_of_intrinsics(
+    distortion: tuple[float, ...] | None,
+) -> None:
+    """The image is unchanged, and its derivatives are those of an image rendered with other intrinsics."""
+    K = intrinsics().requires_grad_()
+    terms = None if distortion is None else torch.tensor(distortion, dtype=torch.float64)
+    fixed = render_distorted(pinhole, K, SIZE, terms, is_fixed=True)
+    assert torch.equal(fixed.rgb, render_distorted(pinhole, K.detach(), SIZE, terms).rgb)
+    weights = torch.linspace(-1, 1, fixed.rgb.numel(), dtype=torch.float64).view_as(fixed.rgb)[2:-2, 2:-2]
+    (gradient,) = torch.autograd.grad((weights * fixed.rgb[2:-2, 2:-2]).sum(), K)
+    for row, column in ((0, 0), (1, 1), (0, 2), (1, 2)):
+        losses = []
+        for step in (1e-3, -1e-3):
+            moved = intrinsics()
+            moved[0, row, column] += step
+            losses.append((weights * render_distorted(pinhole, moved, SIZE, terms).rgb[2:-2, 2:-2]).sum())
+        slope = float(losses[0] - losses[1]) / 2e-3
+        assert float(gradient[0, row, column]) == pytest.approx(slope, rel=0.05, abs=0.05)
+
+
 def test_margin_is_bounded_for_any_distortion() -> None:
     rendering = render_distorted(
         pinhole, intrinsics(), SIZE, torch.tensor([-3.0, 0.5, 0, 0, 0, 0], dtype=torch.float64)
