@@ -21,7 +21,7 @@ from torch import Tensor
 
 from nope_splat.geometry.camera import Camera
 from nope_splat.geometry.distortion import distort
-from nope_splat.geometry.projection import to_plane
+from nope_splat.geometry.projection import MIN_FISHEYE_COSINE, to_plane
 from nope_splat.geometry.rigid import move_poses, transform
 from nope_splat.plugin.camera_optimizer import NopeCameraOptimizer, NopeCameraOptimizerConfig, world_to_camera
 from nope_splat.plugin.camera_refinement import GradientRefinement, JointRefinement
@@ -317,4 +317,8 @@ def test_points_that_a_fisheye_lens_cannot_show_are_ignored() -> None:
     turn[:, 1] = torch.pi
     T = move_poses(world_to_camera(scene.poses), turn)
     lens = Lens(torch.zeros(1, 2).double(), torch.zeros(1, 6).double(), True).select(views)
-    assert not reprojection_errors(scene.points, T, scene.focal, scene.observations, lens).any()
+    errors = reprojection_errors(scene.points, T, scene.focal, scene.observations, lens)
+    in_camera = transform(T[scene.observations.view_ids], scene.points[scene.observations.point_ids])
+    hidden = in_camera[:, 2] < MIN_FISHEYE_COSINE * in_camera.norm(dim=1)
+    assert 0 < hidden.sum() < len(hidden)
+    assert torch.equal(errors == 0, hidden)

