@@ -106,6 +106,8 @@ class NopeCameraOptimizer(CameraOptimizer):
     """Focal length of each set of intrinsics in the reconstruction, in full-resolution pixels. (K,)."""
     intrinsics_ids: Tensor
     """Index of the intrinsics of each training view, 0 to K - 1. (V,)."""
+    is_fisheye: Tensor
+    """Whether the projection of each set of intrinsics is equidistant instead of perspective. (K,), bool."""
 
     def __init__(
         self,

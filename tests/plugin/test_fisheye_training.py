@@ -62,8 +62,7 @@ def test_photos_keep_their_projection(tmp_path: Path, monkeypatch: pytest.Monkey
     )
     pairs = zip(bent.datamanager.cached_train, ideal.datamanager.cached_train, strict=True)
     for batch, expected in pairs:
-        difference = (batch["image"] - expected["image"]).abs()
-        assert difference[batch["mask"][..., 0]].mean() < 0.01
+        assert (batch["image"] - expected["image"]).abs().mean() < 0.01
     assert optimized_scene(bent).cameras == (BENT,)
     assert (
         camera_rows(bent.datamanager.dataparser.distorted_scene, 0)["projection"] == "equidistant (fisheye)"
@@ -79,11 +78,11 @@ def test_joint_refinement_finds_the_focal_length_and_poses(
     truth = cameras.base_poses.clone()
     noise = torch.Generator().manual_seed(0)
     cameras.pose_adjustment.data.copy_(0.003 * torch.randn(cameras.pose_adjustment.shape, generator=noise))
-    before = float((cameras.poses() - truth)[:, :, 3].norm(dim=1).mean())
+    before = (cameras.poses() - truth)[:, :, 3].norm(dim=1).mean().item()
     for _ in range(2):
         adjust_cameras(pipeline.model, data.train_dataset.cameras, data.cached_train)
     assert cameras.focal().item() == pytest.approx(FOCAL, rel=1e-3)
-    assert float((cameras.poses() - truth)[:, :, 3].norm(dim=1).mean()) < 0.3 * before
+    assert (cameras.poses() - truth)[:, :, 3].norm(dim=1).mean().item() < 0.3 * before
     pipeline.align_held_out(9)
     assert pipeline.get_average_eval_image_metrics(step=9)["psnr"] > 30
 
@@ -171,8 +170,9 @@ def train(folder: Path, monkeypatch: pytest.MonkeyPatch, camera: Camera) -> Path
     scene = write_scene(folder / "data", 9, (), True, camera, camera)
     monkeypatch.setattr("nope_splat.plugin.dataparser.reconstruct", lambda *args: scene)
     arguments = ["--data", folder / "data", "--output-dir", folder, "--vis", "tensorboard"]
-    arguments += ["--max-num-iterations", 100, "--experiment-name", "run", "--timestamp", "first"]
+    arguments += ["--max-num-iterations", 200, "--experiment-name", "run", "--timestamp", "first"]
     arguments += ["--pipeline.datamanager.dataparser.seeds", "tracks"]
+    arguments += ["--pipeline.model.background-color", "black", "--pipeline.model.num-downscales", 0]
     monkeypatch.setattr(sys, "argv", ["ns-train", "nope-splat", *map(str, arguments)])
     entrypoint()
     (config,) = folder.rglob("config.yml")
@@ -185,7 +185,7 @@ def test_training_is_as_good_as_on_pinhole_images(tmp_path: Path, monkeypatch: p
     config = train(tmp_path / "fisheye", monkeypatch, BENT)
     fisheye = open_run(config).pipeline
     scores = [run.get_average_eval_image_metrics()["psnr"] for run in (pinhole, fisheye)]
-    assert scores[1] > max(scores[0] - 1.5, 15)
+    assert scores[1] > max(scores[0] - 1, 15), scores
     DatasetRender(config, tmp_path / "renders", split="test", rendered_output_names=["rgb"]).main()
     assert len(list((tmp_path / "renders" / "test" / "rgb").iterdir())) == 2
     RenderInterpolated(config, tmp_path / "path", output_format="images", interpolation_steps=2).main()

@@ -113,7 +113,7 @@ def test_positions_in_a_fixed_image_carry_the_gradient_of_intrinsics(
             losses.append((weights * render_distorted(pinhole, moved, SIZE, terms).rgb[2:-2, 2:-2]).sum())
         slope = float(losses[0] - losses[1]) / 2e-3
         # Bicubic interpolation has inaccurate derivatives between pixels.
-        tolerance = 0.02 if distortion is None else 0.1
+        tolerance = 0.02 if distortion is None else 0.2
         assert abs(float(gradient[0, row, column]) - slope) < tolerance * float(gradient.abs().max())
 
 
