@@ -279,7 +279,9 @@ def training_cameras(
         cy=centers[:, 1],
         width=torch.from_numpy(sizes[:, 0]),
         height=torch.from_numpy(sizes[:, 1]),
-        camera_type=torch.tensor([projection.value for projection in projections])[:, None],
+        camera_type=torch.tensor([projection.value for projection in projections], dtype=torch.int64)[
+            :, None
+        ],
         metadata={"image_id": torch.from_numpy(image_ids)[:, None]},
     )
 
