@@ -88,7 +88,7 @@ def require_cameras(optimizer: NopeCameraOptimizer) -> None:
             principal point or a distortion is not finite, or a view refers to intrinsics that do not exist.
     """
     focals, poses = optimizer.focal(), optimizer.poses()
-    ids = optimizer.intrinsics_ids
+    ids, lens = optimizer.intrinsics_ids, optimizer.lens()
     products = poses[:, :3, :3] @ poses[:, :3, :3].mT
     identity = torch.eye(3, dtype=products.dtype, device=products.device)
     orthonormal = torch.allclose(products, identity.expand_as(products), atol=MAX_ROTATION_ERROR)
@@ -98,7 +98,7 @@ def require_cameras(optimizer: NopeCameraOptimizer) -> None:
         and (poses[:, :3, :3].det() > 0).all()
         and (focals.isfinite() & (focals > 0)).all()
         and ((ids >= 0) & (ids < len(focals))).all()
-        and all(part.isfinite().all() for part in optimizer.lens() or ())
+        and (lens is None or (lens.shift.isfinite().all() and lens.distortion.isfinite().all()))
     ):
         raise NopeSplatError(
             "damaged-checkpoint",

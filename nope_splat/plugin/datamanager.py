@@ -18,6 +18,7 @@ from nerfstudio.data.datamanagers.full_images_datamanager import (
 from torch import Tensor
 
 from nope_splat.errors import NopeSplatError
+from nope_splat.plugin.camera_intrinsics import is_fisheye
 from nope_splat.plugin.dataparser import NopeDataParser, NopeDataParserConfig
 from nope_splat.plugin.dataset import NopeDataset
 from nope_splat.splatting.lens import Lens
@@ -35,7 +36,7 @@ class OptimizedCameras(NamedTuple):
     """Focal length of each of the K cameras, in full-resolution pixels. (K,)."""
     lens: Lens | None = None
     """Principal point shifts relative to the reconstruction (full-resolution pixels) and distortion of the K
-    cameras, (K, 2) each; None if neither is optimized."""
+    cameras; None if neither is optimized."""
 
 
 @dataclass
@@ -99,13 +100,21 @@ class NopeDataManager(FullImageDatamanager):
 
         Returns:
             The camera, and a batch with the image. The camera's metadata contain `size`, the image width and
-            height as integers, because reading the size from the camera would synchronize with the GPU.
+            height as integers, and `is_fisheye`, because reading them from the camera would synchronize with
+            the GPU.
         """
         camera, batch = super().next_train(step)
         assert camera.metadata is not None
         height, width = batch["image"].shape[:2]
         camera.metadata["size"] = width, height
+        camera.metadata["is_fisheye"] = self._is_fisheye[batch["image_idx"]]
         return camera, batch
+
+    @cached_property
+    def _is_fisheye(self) -> list[bool]:
+        """Whether the camera of each training image is a fisheye camera. (V,)."""
+        cameras = self.train_dataset.cameras
+        return [is_fisheye(cameras[index : index + 1]) for index in range(len(cameras))]
 
     def num_pixels_used(self) -> int:
         """Return the total number of unmasked pixels in all training images, at training resolution."""
@@ -161,7 +170,8 @@ class NopeDataManager(FullImageDatamanager):
             ).float()  # in units of the original focal length
             cameras.cx = (original.cx + shift[:, :1] * original.fx) * dataset.scale_factor
             cameras.cy = (original.cy + shift[:, 1:] * original.fy) * dataset.scale_factor
-            cameras.metadata = (cameras.metadata or {}) | {"radial": lens.radial}
+            if lens.distortion.any():
+                cameras.metadata = (cameras.metadata or {}) | {"distortion": lens.distortion}
 
 
 def require_data(data: Path | None) -> None:

@@ -91,7 +91,7 @@ def make_depth_priors(
         if image_id not in maps:
             continue
         depth_map = maps[image_id]
-        in_image = observations.image_ids == image_id
+        in_image = (observations.image_ids == image_id) & (points_in_camera[:, 2] > 0)
         samples = depth_map.sample(observations.xy[in_image])
         fit = fit_scale_shift(samples, points_in_camera[in_image, 2], depth_map.kind)
         if fit is None:
@@ -140,8 +140,7 @@ def _prior(
     scale = np.array([width, height]) / full
     grid = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), axis=-1)
     values = depth_map.sample(lens.project(camera.unproject(grid / scale, full), full))
-    lens = replace(lens, radial=(0.0, 0.0)) if camera == lens else lens  # keep the distortion of the mask too
-    used = read_undistorted_mask(image, (width, height), lens)
+    used = read_undistorted_mask(image, (width, height), lens, camera)
     used = np.ones((height, width), bool) if used is None else used
     values[~used] = np.nan
     return DepthPrior(

@@ -65,8 +65,8 @@ class DepthSupervision(nn.Module):
                 `depth_weight` is not zero, `depth` (H, W, 1) in world units.
             T_camera_world: World-to-camera transforms of all training views, OpenCV axes. (V, 4, 4).
             focals: Focal lengths of all training views in full-resolution pixels. (V,).
-            lens: Principal point shifts and distortion of all training views, (V, 2) each; None if both are
-                fixed.
+            lens: Principal point shifts, distortion and projections of all training views; None for pinhole
+                cameras with fixed principal points.
 
         Returns:
             Losses `depth` and `chamfer` by name, () each. A loss is omitted if its weight is zero or the view
@@ -118,7 +118,7 @@ class DepthSupervision(nn.Module):
             camera = ImageView(T_camera_world[view], focals[view] * prior.size_ratio, prior.center)
             if lens is not None:
                 center = prior.center + lens.shift[view] * prior.size_ratio
-                camera = camera._replace(center=center, radial=lens.radial[view])
+                camera = camera._replace(center=center, lens=lens.select(view).model)
             height, width = prior.values.shape
             index = torch.randint(height * width, (NUM_SAMPLES,), device=prior.values.device)
             values = prior.values.flatten()[index]

@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.nn import Parameter, ParameterDict
 
 from nope_splat.evaluation.image_metrics import ImageMetrics
-from nope_splat.plugin.camera_optimizer import (
-    NopeCameraOptimizer,
+from nope_splat.plugin.camera_intrinsics import (
+    camera_model,
+    distortion_terms,
     image_size,
     intrinsic_matrices,
-    radial_terms,
-    world_to_camera,
 )
+from nope_splat.plugin.camera_optimizer import NopeCameraOptimizer, world_to_camera
 from nope_splat.plugin.datamanager import NopeDataManager
 from nope_splat.plugin.depth_supervision import DepthSupervision
 from nope_splat.plugin.model_options import NopeSplatModelOptions
@@ -93,6 +93,7 @@ class NopeSplatModel(SplatParameters):
             device="cpu",
             intrinsics_ids=metadata["camera_ids"],
             num_intrinsics=metadata["num_cameras"],
+            is_fisheye=metadata["is_fisheye"],
         )
         self.image_metrics = ImageMetrics()
         self.step = 0
@@ -175,14 +176,16 @@ class NopeSplatModel(SplatParameters):
         pose, K = camera.camera_to_worlds, intrinsic_matrices(camera) / factor
         K[:, 2, 2] = 1.0
         background = self._get_background_color()
-        gaussians = self.gaussians()
+        gaussians, projection = self.gaussians(), camera_model(camera)
         if self.training:
             pose = self.camera_optimizer.apply_to_camera(camera)
-            K, radial = self.camera_optimizer.apply_to_intrinsics(camera, K)
-            with_depth = self.config.depth_weight != 0
+            K, distortion = self.camera_optimizer.apply_to_intrinsics(camera, K)
+            T_camera_world, with_depth = world_to_camera(pose), self.config.depth_weight != 0
+            if projection == "pinhole":
+                T_camera_world = fold_intrinsics(T_camera_world, K)
             rgb, depth, alpha, self.info = self.render(
                 gaussians,
-                CameraView(fold_intrinsics(world_to_camera(pose), K), K, (width, height), radial),
+                CameraView(T_camera_world, K, (width, height), distortion, projection),
                 background,
                 sh_degree=self.current_sh_degree(),
                 render_mode="RGB+ED" if with_depth else "RGB",
@@ -200,7 +203,7 @@ class NopeSplatModel(SplatParameters):
             if not inside.any():
                 return self.get_empty_outputs(width, height, background)
             gaussians = gaussians.select(inside)
-        view = CameraView(world_to_camera(pose), K, (width, height), radial_terms(camera))
+        view = CameraView(world_to_camera(pose), K, (width, height), distortion_terms(camera), projection)
         rgb, depth, alpha, _ = self.render(gaussians, view, background, render_mode="RGB+ED")
         return {
             "rgb": rgb,
@@ -241,8 +244,9 @@ class NopeSplatModel(SplatParameters):
 
         Args:
             gaussians: Gaussians to render.
-            view: Pose and intrinsics. Optimized intrinsics must be folded into the pose (`fold_intrinsics`),
-                because the gradient of the intrinsic matrix alone is incomplete at the image borders.
+            view: Pose and intrinsics. Optimized intrinsics of pinhole cameras must be folded into the pose
+                (`fold_intrinsics`), because the gradient of the intrinsic matrix alone is incomplete at the
+                image borders.
             background: Background color, RGB in [0, 1]. (3,).
             sh_degree: Degree up to which spherical harmonics are evaluated; None for the option `sh_degree`.
             render_mode: "RGB" renders colors; "RGB+ED" also renders the expected depth in world units.
@@ -252,12 +256,14 @@ class NopeSplatModel(SplatParameters):
             "RGB", depth is empty (H, W, 0).
         """
         degree = self.config.sh_degree if sh_degree is None else sh_degree
+        modes = render_mode, self.config.rasterize_mode
 
-        def pinhole(K: Tensor, size: tuple[int, int]) -> Rendering:
-            options = RenderConfig(degree, render_mode, self.config.rasterize_mode)
+        def ideal(K: Tensor, size: tuple[int, int]) -> Rendering:
+            options = RenderConfig(degree, *modes, camera_model=view.camera_model)
             return render_gaussians(gaussians, view.T_camera_world, K, size, background, options)
 
-        return render_distorted(pinhole, view.K, view.size, view.radial)
+        is_fixed = view.camera_model == "fisheye" and self.config.camera_optimizer.by_gradient
+        return render_distorted(ideal, view.K, view.size, view.distortion, is_fixed)
 
     def current_sh_degree(self) -> int:
         """Return the degree up to which spherical harmonics are evaluated in the current iteration."""
@@ -327,8 +333,7 @@ class NopeSplatModel(SplatParameters):
         Returns:
             Track points in world coordinates (P, 3); world-to-camera transforms of the training views with
             OpenCV axes (V, 4, 4); focal lengths of these views in full-resolution pixels (V,); track
-            observations; principal point shifts and distortion of these views, (V, 2) each, or None if these
-            are not optimized.
+            observations; and the result of `NopeCameraOptimizer.view_lens`.
         """
         self.observations, cameras = self.observations.to(self.device), self.camera_optimizer
         poses = world_to_camera(cameras.poses())

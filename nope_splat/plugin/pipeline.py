@@ -29,7 +29,6 @@ from nope_splat.plugin.held_out_alignment import refine_pose, resect_on_trained_
 from nope_splat.plugin.history import History
 from nope_splat.plugin.model import NopeSplatModel, NopeSplatModelConfig
 from nope_splat.plugin.viewer import NopeViewerControl
-from nope_splat.splatting.lens import Lens
 from nope_splat.splatting.rasterizer.ssim import WINDOW
 from nope_splat.utils.cache import read_only_caches
 from nope_splat.utils.device_defaults import resolve_defaults, resolved
@@ -159,18 +158,22 @@ class NopePipeline(VanillaPipeline):
 
         Returns:
             Dictionary with the image names `train` and `eval`, the number of track points `num_points`, and
-            the focal length of each camera in full-resolution pixels, `focals`.
+            the focal length of each camera in full-resolution pixels, `focals`. If there are fisheye cameras,
+            also `is_fisheye`, which is True for these cameras.
         """
         scene = self.datamanager.dataparser.scene
         names = {
             split: [scene.image_names[i] for i in self.datamanager.dataparser.image_ids(split)]
             for split in ("train", "eval")
         }
-        return {
+        state = {
             **names,
             "num_points": len(scene.points),
             "focals": [camera.focal for camera in scene.cameras],
         }
+        if self.model.camera_optimizer.has_fisheye:
+            state["is_fisheye"] = [camera.is_fisheye for camera in scene.cameras]
+        return state
 
     def set_extra_state(self, state: Any) -> None:
         """Do nothing, because `load_pipeline` has already compared this description with the training data.
@@ -296,7 +299,7 @@ class NopePipeline(VanillaPipeline):
         """Copy the optimized cameras to the data manager; in training, only those of the held-out images."""
         cameras = self.model.camera_optimizer
         with torch.no_grad():
-            lens = None if (learned := cameras.lens()) is None else Lens(*(part.cpu() for part in learned))
+            lens = None if (learned := cameras.lens()) is None else learned.to("cpu")
             optimized = OptimizedCameras(
                 cameras.poses().cpu(), self.eval_poses.cpu(), cameras.focal().cpu(), lens
             )

@@ -18,6 +18,9 @@ from nope_splat.utils.terminal import printable
 Rows = dict[str, str]
 """Formatted values by label: the rows of a table."""
 
+DISTORTION_TERMS = ("k1", "k2", "k3", "k4", "p1", "p2")
+"""Names of the distortion coefficients, in the order of `Camera.distortion`."""
+
 
 def reconstruction_rows(scene: Reconstruction) -> Rows:
     """Summarize a reconstruction: registered images, intrinsics, reprojection error, track points, time.
@@ -56,14 +59,14 @@ def camera_rows(scene: Reconstruction, number: int) -> Rows:
     camera = scene.cameras[number]
     angle = camera.field_of_view(_size(scene, number))
     rows = {"focal length": f"{camera.focal:.1f} px, {angle:.1f} degrees of view"}
+    if camera.is_fisheye:
+        rows["projection"] = "equidistant (fisheye)"
     if scene.lenses and (lens := scene.lenses[number]) != Lens():
         stated = "" if lens.focal is None else f"focal length {lens.focal:.0f} px"
         rows["EXIF"] = ", ".join(text for text in (lens.name, stated) if text)
     intrinsics = lens_rows(camera)
     return rows | {
-        label: value
-        for label, value in intrinsics.items()
-        if label != "radial distortion" or any(camera.radial)
+        label: value for label, value in intrinsics.items() if label != "distortion" or any(camera.distortion)
     }
 
 
@@ -123,7 +126,9 @@ def training_rows(model: NopeSplatModel, data: NopeDataManager) -> Rows:
 
 
 def lens_rows(camera: Camera) -> Rows:
-    """Format the principal point (pixels from the image center) and the radial distortion of a camera.
+    """Format the principal point (pixels from the image center) and the distortion of a camera.
+
+    Distortion coefficients other than k1 and k2 are omitted if they are zero.
 
     Args:
         camera: The camera.
@@ -133,7 +138,11 @@ def lens_rows(camera: Camera) -> Rows:
     """
     return {
         "principal point": "{:+.1f}, {:+.1f} px from the center".format(*camera.offset),
-        "radial distortion": "{:+.4f}, {:+.4f}".format(*camera.radial),
+        "distortion": ", ".join(
+            f"{name} {value:+.4f}"
+            for name, value in zip(DISTORTION_TERMS, camera.distortion, strict=True)
+            if value or name in ("k1", "k2")
+        ),
     }
 
 

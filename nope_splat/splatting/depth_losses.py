@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nope_splat.geometry.projection import project, unproject
+from nope_splat.geometry.projection import LensModel, project, unproject
 from nope_splat.geometry.rigid import transform
 
 
@@ -46,12 +46,19 @@ class ImageView(NamedTuple):
     """Focal lengths along x and y, in pixels of the depth map. (2,)."""
     center: Tensor
     """Principal point (x, y), in pixels of the depth map. (2,)."""
-    radial: Tensor | None = None
-    """Distortion coefficients k1 and k2; None without distortion. (2,)."""
+    lens: LensModel | None = None
+    """Projection and distortion; None for a pinhole camera without distortion."""
 
     def unproject(self, xy: Tensor, depth: Tensor) -> Tensor:
-        """Unproject pixels xy (n, 2) at depths (n,) to points in world coordinates (n, 3)."""
-        in_camera = depth[:, None] * unproject(xy - self.center, self.focal, self.radial)
+        """Unproject pixels xy (n, 2) at depths (n,) to points in world coordinates (n, 3).
+
+        Depth is measured along the optical axis, so that the rays of all pixels must lie in front of the
+        camera.
+        """
+        rays = unproject(xy - self.center, self.focal, self.lens)
+        if self.lens is not None and self.lens.has_fisheye:
+            rays = rays / rays[:, 2:]
+        in_camera = depth[:, None] * rays
         return (in_camera - self.T_camera_world[:3, 3]) @ self.T_camera_world[:3, :3]
 
     def project(self, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,7 +68,7 @@ class ImageView(NamedTuple):
         `DepthLossConfig.min_depth`.
         """
         in_camera = transform(self.T_camera_world, points)
-        xy = project(in_camera, self.focal, self.radial, DEFAULT_LIMITS.min_depth) + self.center
+        xy = project(in_camera, self.focal, self.lens, DEFAULT_LIMITS.min_depth) + self.center
         return xy, in_camera[:, 2]
 
 

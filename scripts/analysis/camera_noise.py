@@ -56,7 +56,7 @@ def as_problem(scene: Reconstruction) -> BundleProblem:
     number[images] = np.arange(len(images))
     xy = scene.observations.xy - scene.principal_points()[scene.observations.image_ids]
     camera = scene.cameras[0]
-    intrinsics = torch.tensor([[np.log(camera.focal), 0, 0, *camera.radial]], dtype=torch.float64)
+    intrinsics = torch.tensor([[np.log(camera.focal), 0, 0, *camera.distortion]], dtype=torch.float64)
     free_poses = torch.ones(len(images), dtype=torch.bool)
     free_poses[0] = False
     return BundleProblem(
