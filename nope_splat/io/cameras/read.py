@@ -61,7 +61,7 @@ def read_named_cameras(path: Path) -> dict[str, NamedCamera]:
             implausible for the image size, or a lens cannot be approximated by a pinhole camera with radial
             distortion.
     """
-    entries = _read_entries(path)
+    entries = read_camera_entries(path)
     names = _short_names(path, list(entries))
     converter = LensConverter(path)
     cameras = {}
@@ -109,7 +109,7 @@ def read_image_cameras(path: Path, images: Sequence[ImageFile]) -> dict[int, Nam
         NopeSplatError: If the cameras cannot be read (see `read_named_cameras`), most cameras belong to
             no image, or the image size of a camera has a different aspect ratio from its image.
     """
-    entries = _read_entries(path)
+    entries = read_camera_entries(path)
     _short_names(path, list(entries))
     index_of_name = {image.name: index for index, image in enumerate(images)}
     matches = match_names(entries.keys(), index_of_name.keys())
@@ -153,7 +153,7 @@ def _short_names(path: Path, names: list[str]) -> list[str]:
         return short_names(names)
 
 
-def _read_entries(path: Path) -> dict[str, CameraEntry]:
+def read_camera_entries(path: Path) -> dict[str, CameraEntry]:
     """Read camera entries from a file or folder of any supported format.
 
     Args:
