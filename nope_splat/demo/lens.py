@@ -9,8 +9,8 @@ import numpy as np
 
 from nope_splat.errors import NopeSplatError
 from nope_splat.geometry.camera import Camera
-from nope_splat.geometry.camera_json import intrinsics_json
 from nope_splat.geometry.distortion import distort
+from nope_splat.geometry.lens_names import intrinsics_json
 from nope_splat.utils.typing import Array, Mask
 
 Projection = Literal["perspective", "fisheye", "equirectangular"]

@@ -39,15 +39,15 @@ class DemoSceneConfig:
     """Whether to also write the true depth maps to `depth/*.npz`. Each file contains the array `depth` (H, W)
     in world units."""
     projection: Projection = "perspective"
-    """Projection of the lens: "perspective", "fisheye" (equidistant), or "equirectangular" for panoramas of the
-    whole sphere, whose width must be twice their height."""
+    """Projection of the lens: "perspective", "fisheye" (equidistant), or "equirectangular" for panoramas of
+    the whole sphere, whose width must be twice their height."""
     distortion: tuple[float, float, float, float, float, float] = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-    """Distortion coefficients k1, k2, k3, k4, p1 and p2: with p1 = p2 = 0, those of OPENCV_FISHEYE for fisheye
-    lenses; with k3 = k4 = 0, those of OPENCV for others."""
+    """Distortion coefficients k1, k2, k3, k4, p1 and p2: those of OPENCV for perspective lenses (with k3 = k4
+    = 0), and those of OPENCV_FISHEYE for fisheye lenses (with p1 = p2 = 0)."""
     field_of_view: float = 54.0
     """Field of view in degrees along the longer side of the images: up to 178 for perspective lenses, before
-    distortion, and up to 190 for fisheye lenses. Fisheye lenses show at most 95 degrees from the optical axis;
-    other pixels are black. Panoramas ignore it."""
+    distortion, and up to 190 for fisheye lenses. Fisheye lenses show at most 95 degrees from the optical
+    axis; other pixels are black. Panoramas ignore it."""
     supersampling: int = 2
     """Number of rays per pixel along each image axis; more rays reduce aliasing but take longer."""
 
@@ -115,8 +115,8 @@ class _Lens:
         if is_panorama and size[0] != 2 * size[1]:
             raise NopeSplatError(
                 "invalid-option",
-                f"a panorama of the whole sphere cannot have {size[0]} x {size[1]} pixels: its width must be twice"
-                " its height",
+                f"a panorama of the whole sphere cannot have {size[0]} x {size[1]} pixels: its width must be"
+                " twice its height",
             )
         camera = None
         if not is_panorama:

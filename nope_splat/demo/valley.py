@@ -264,9 +264,7 @@ class DemoScene:
         color = color.reshape(height, supersampling, width, supersampling, 3).mean(axis=(1, 3))
         return np.round(255.0 * np.clip(color, 0.0, 1.0) ** (1 / 2.2)).astype(np.uint8)
 
-    def render_depth(
-        self, T_world_camera: Array, rays: Rays, size: tuple[int, int]
-    ) -> NDArray[np.float32]:
+    def render_depth(self, T_world_camera: Array, rays: Rays, size: tuple[int, int]) -> NDArray[np.float32]:
         """Render the depth of the scene at the pixel centers.
 
         Args:

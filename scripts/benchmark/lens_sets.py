@@ -29,7 +29,7 @@ from PIL import Image
 
 from nope_splat.demo.scene import DemoSceneConfig, render_demo_scene
 from nope_splat.geometry.camera import Camera
-from nope_splat.geometry.camera_json import intrinsics_json
+from nope_splat.geometry.lens_names import intrinsics_json
 from nope_splat.io.cameras.entries import CameraEntry
 from nope_splat.io.cameras.lenses import Lens
 from nope_splat.io.cameras.read import read_camera_entries
@@ -56,7 +56,7 @@ class LensSettings:
     """Whether the projection is equidistant instead of perspective."""
 
 
-def warp(scene: Path, output_dir: Path, lens: LensSettings = LensSettings()) -> None:  # noqa: B008 (frozen)
+def warp(scene: Path, output_dir: Path, lens: LensSettings = LensSettings()) -> None:
     """Warp the photos of a scene so that they look as if taken through a given lens.
 
     The resolution at the principal point is that of the source photos. The photos are as large as possible
@@ -152,7 +152,7 @@ def _frame(name: str, entry: CameraEntry, intrinsics: dict[str, float | int | st
 
 
 def _camera_file(scene: Path) -> Path:
-    """Return the file or folder of the cameras of a scene: `ground_truth.json`, or the folder of the scene."""
+    """Return the cameras of a scene: `ground_truth.json` if it exists, else the folder of the scene."""
     truth = scene / "ground_truth.json"
     return truth if truth.is_file() else scene
 

@@ -79,7 +79,9 @@ def fit_lens(lens: Lens, size: Size) -> FittedLens:
         focal = (lens.focals[0] + lens.focals[1]) / 2
         errors = _norms((focal / np.array(lens.focals) - 1) * (pixels - lens.center))
         is_fisheye = lens.projection == "equidistant"
-        return _checked(FittedLens(focal, lens.center, lens.distortion, is_fisheye, *errors), lens.model, size)
+        return _checked(
+            FittedLens(focal, lens.center, lens.distortion, is_fisheye, *errors), lens.model, size
+        )
     rays, valid = lens.unproject(pixels)
     if valid.mean() < MIN_SHARE:
         raise UnsuitableLens(lens.model)

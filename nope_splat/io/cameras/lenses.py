@@ -54,9 +54,7 @@ class UnsuitableLens(ValueError):
         reason: Why the lens is not suitable.
     """
 
-    def __init__(
-        self, model: str, reason: str = "its field of view is too large"
-    ) -> None:
+    def __init__(self, model: str, reason: str = "its field of view is too large") -> None:
         super().__init__(f"its camera model is {one_line(model, 40)}, and {reason}")
 
 
