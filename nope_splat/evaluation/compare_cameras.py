@@ -70,7 +70,8 @@ def focal_errors(
     Args:
         estimated: Estimated cameras by image name.
         reference: Reference cameras by image name. Images with the same focal length, projection and
-            distortion count as images of one camera; the principal point depends on how the image was turned upright.
+            distortion count as images of one camera; the principal point depends on how the image was turned
+            upright.
 
     Returns:
         One error per reference camera, sorted by the alphabetically first image name of the camera. Cameras

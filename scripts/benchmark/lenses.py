@@ -6,9 +6,9 @@ Each scene is a folder with `images/` and `ground_truth.json`, such as those tha
 nope-splat is not told the lens. With `--peer`, COLMAP's incremental mapper runs on the same photos: with the
 model that suits the true lens (OPENCV or OPENCV_FISHEYE), and with its default, SIMPLE_RADIAL.
 
-Prints one Markdown table. "Lens error" is the root mean square distance, in pixels, between the projections
-of the same rays by the estimated and by the true camera, over all pixels. The models are kept in `OUT`; run
-the same command again to continue.
+Prints one Markdown table. "Lens error" is the root mean square angle between the estimated and the true rays
+of all pixels, after the rotation that aligns them, in pixels of the image center. The models are kept in
+`OUT`; run the same command again to continue.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 import tyro
+from scipy.spatial.transform import Rotation
 
 from nope_splat import reconstruct
 from nope_splat.errors import NopeSplatError
@@ -155,21 +156,22 @@ def _lens_error(
         size: Width and height of the images in pixels.
 
     Returns:
-        Root mean square distance between the projections of the same rays in pixels; the mean over images.
-        Infinite if the estimated camera cannot show a ray.
+        Root mean square angle between the rays of the same pixels, after the rotation that aligns them, times
+        the true focal length; the mean over images.
     """
-    errors = []
+    errors, sizes = [], np.array(size)
+    xy = np.stack(np.meshgrid(*(np.linspace(0, side, GRID) for side in size)), axis=-1).reshape(-1, 2)
     for name in cameras.keys() & truth.keys():
         estimated, true = (_in_pixels(camera[name], size) for camera in (cameras, truth))
-        sizes = np.array(size)
-        xy = np.stack(np.meshgrid(*(np.linspace(0, side, GRID) for side in size)), axis=-1).reshape(-1, 2)
-        rays = true.unproject(xy, sizes)
-        is_shown = np.linalg.norm(true.project(rays, sizes) - xy, axis=1) < 1e-3
-        rays, xy = rays[is_shown], xy[is_shown]
-        if not np.all(is_visible(rays, estimated.is_fisheye)):
-            return float("inf")
-        distances = np.linalg.norm(estimated.project(rays, sizes) - xy, axis=1)
-        errors.append(np.sqrt((distances**2).mean()))
+        expected = true.unproject(xy, sizes)
+        is_shown = is_visible(expected, true.is_fisheye)
+        is_shown &= np.linalg.norm(true.project(expected, sizes) - xy, axis=1) < 1e-3
+        rays, expected = (
+            vectors[is_shown] / np.linalg.norm(vectors[is_shown], axis=1, keepdims=True)
+            for vectors in (estimated.unproject(xy, sizes), expected)
+        )
+        _, distance = Rotation.align_vectors(rays, expected)
+        errors.append(true.focal * distance / np.sqrt(len(rays)))
     return float(np.mean(errors))
 
 
