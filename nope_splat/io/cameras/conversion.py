@@ -61,8 +61,8 @@ class LensConverter:
             raise NopeSplatError(
                 "unreadable-file",
                 f"the lens of {one_line(entry.name)} in {self._path} cannot be used: {error};"
-                " undistort the photos with the program that wrote the file, and pass the undistorted"
-                " photos and their cameras",
+                " convert the photos to perspective photos with the program that wrote the file, and pass"
+                " these photos and their cameras",
             ) from error
         check_intrinsics(size, (fitted.focal,), (*fitted.center, *fitted.distortion))
         self._record(lens.model, fitted)
@@ -80,7 +80,7 @@ class LensConverter:
         if self._num_fitted:
             logger.info(
                 f"The lenses of {self._num_fitted} photos in {self._path} ({', '.join(sorted(self._models))})"
-                " are approximated by simpler cameras; the largest error is"
+                " are approximated by cameras with fewer parameters; the largest error is"
                 f" {self._max_error:.2g} pixels ({self._rms_error:.2g} in the root mean square)."
             )
 

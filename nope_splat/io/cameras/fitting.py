@@ -15,7 +15,11 @@ from nope_splat.utils.typing import Array, Indices
 GRID = (17, 13)
 """Columns and rows of the pixel grid, over the whole image, on which lenses are compared."""
 MIN_SHARE = 0.95
-"""A lens is fitted only if the rays of at least this fraction of the grid pixels (see `GRID`) were found."""
+"""A perspective camera is fitted only if it can show the rays of at least this fraction of the grid pixels
+(see `GRID`)."""
+MIN_FISHEYE_SHARE = 0.5
+"""A fisheye camera is fitted only if the rays of at least this fraction of the grid pixels were found. Photos
+of circular fisheye lenses show nothing in their corners."""
 MAX_PERSPECTIVE_ANGLE = np.deg2rad(89.0)
 """Maximum angle between viewing rays and optical axis for a perspective camera. Rays at 90 degrees or more do
 not meet the plane at depth one."""
@@ -79,11 +83,10 @@ def fit_lens(lens: Lens, size: Size) -> FittedLens:
         focal = (lens.focals[0] + lens.focals[1]) / 2
         errors = _norms((focal / np.array(lens.focals) - 1) * (pixels - lens.center))
         is_fisheye = lens.projection == "equidistant"
-        return _checked(
-            FittedLens(focal, lens.center, lens.distortion, is_fisheye, *errors), lens.model, size
-        )
+        fitted = FittedLens(focal, lens.center, lens.distortion, is_fisheye, *errors)
+        return _checked(fitted, lens.model, size)
     rays, valid = lens.unproject(pixels)
-    if valid.mean() < MIN_SHARE:
+    if valid.mean() < (MIN_SHARE if lens.projection == "perspective" else MIN_FISHEYE_SHARE):
         raise UnsuitableLens(lens.model)
     rays, pixels = rays[valid], pixels[valid]
     fitted = _fit(equidistant(rays), pixels, FISHEYE_TERMS, is_fisheye=True)

@@ -58,8 +58,7 @@ def read_named_cameras(path: Path) -> dict[str, NamedCamera]:
     Raises:
         NopeSplatError: If the format is unknown, the file is damaged or contains no camera, an image name
             occurs twice, a pose is mirrored or not finite, an image size is not positive, a focal length is
-            implausible for the image size, or a lens cannot be approximated by a pinhole camera with radial
-            distortion.
+            implausible for the image size, or a lens cannot be approximated by a `Camera`.
     """
     entries = read_camera_entries(path)
     names = _short_names(path, list(entries))
@@ -154,7 +153,7 @@ def _short_names(path: Path, names: list[str]) -> list[str]:
 
 
 def read_camera_entries(path: Path) -> dict[str, CameraEntry]:
-    """Read camera entries from a file or folder of any supported format.
+    """Read camera entries, with the lens models of the file, from a file or folder of any supported format.
 
     Args:
         path: The file or folder.

@@ -42,10 +42,9 @@ def poses() -> np.ndarray:
 
 def projected(camera: NamedCamera, world: np.ndarray, size: tuple[int, int] = SIZE) -> np.ndarray:
     longer = max(size)
-    pinhole = Camera(
-        camera.focal * longer, (camera.offset[0] * longer, camera.offset[1] * longer), camera.radial
-    )
-    return pinhole.project(transform(invert(camera.T_world_camera), world), np.array(size))
+    offset = camera.offset[0] * longer, camera.offset[1] * longer
+    in_pixels = Camera(camera.focal * longer, offset, camera.distortion, camera.is_fisheye)
+    return in_pixels.project(transform(invert(camera.T_world_camera), world), np.array(size))
 
 
 def entry_projected(entry: CameraEntry, world: np.ndarray) -> np.ndarray:
