@@ -22,7 +22,6 @@ from nope_splat.io.export import write_colmap, write_transforms
 from nope_splat.scene.tracks import MatchGraph, Observations
 from nope_splat.sfm import Reconstruction
 
-
 LENSES = [
     ((), False),
     (PERSPECTIVE_MODELS["RADIAL"], False),

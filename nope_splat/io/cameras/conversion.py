@@ -13,17 +13,13 @@ from pathlib import Path
 from nope_splat.errors import NopeSplatError
 from nope_splat.io.camera_checks import InvalidCamera, check_intrinsics, one_line
 from nope_splat.io.cameras.entries import CameraEntry
-from nope_splat.io.cameras.fitting import FittedLens, fit_lens
+from nope_splat.io.cameras.fitting import NEGLIGIBLE_ERROR, FittedLens, fit_lens
 from nope_splat.io.cameras.lenses import Size, UnsuitableLens
 from nope_splat.io.cameras.named_camera import NamedCamera
 from nope_splat.io.cameras.names import split_path
 from nope_splat.io.decoding import IMAGE_SUFFIXES, open_image
 
 logger = logging.getLogger(__name__)
-
-MIN_REPORTED_ERROR = 0.1
-"""Smallest error of a fitted lens, in pixels, that is logged. Smaller errors do not matter, because keypoints
-are less accurate."""
 
 
 class LensConverter:
@@ -76,7 +72,7 @@ class LensConverter:
         )
 
     def log_errors(self) -> None:
-        """Log the largest errors of the fitted lenses, if any exceeds `MIN_REPORTED_ERROR`."""
+        """Log the largest errors of the fitted lenses, if any exceeds `NEGLIGIBLE_ERROR`."""
         if self._num_fitted:
             logger.info(
                 f"The lenses of {self._num_fitted} photos in {self._path} ({', '.join(sorted(self._models))})"
@@ -85,8 +81,8 @@ class LensConverter:
             )
 
     def _record(self, model: str, fitted: FittedLens) -> None:
-        """Record the errors of a fitted lens, if they exceed `MIN_REPORTED_ERROR`."""
-        if fitted.max_error > MIN_REPORTED_ERROR:
+        """Record the errors of a fitted lens, if they exceed `NEGLIGIBLE_ERROR`."""
+        if fitted.max_error > NEGLIGIBLE_ERROR:
             self._num_fitted += 1
             self._models.add(model)
             self._max_error = max(self._max_error, fitted.max_error)

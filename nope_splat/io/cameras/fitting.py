@@ -26,9 +26,11 @@ not meet the plane at depth one."""
 MAX_ERROR = 0.01
 """Largest error of a fitted lens at any pixel of the grid (see `GRID`), as a fraction of the longer image
 side."""
+NEGLIGIBLE_ERROR = 0.1
+"""Errors up to this number of pixels do not matter, because keypoints are less accurate."""
 MIN_GAIN = 1.5
-"""A fisheye camera is chosen only if its largest error is smaller by this factor than that of a perspective
-camera."""
+"""A fisheye camera is chosen only if the largest error of a perspective camera matters (see
+`NEGLIGIBLE_ERROR`), and is greater by this factor than that of the fisheye camera."""
 PERSPECTIVE_TERMS = np.array([0, 1, 4, 5])
 """Fitted coefficients of perspective cameras: k1, k2, p1 and p2."""
 FISHEYE_TERMS = np.array([0, 1, 2, 3])
@@ -93,7 +95,7 @@ def fit_lens(lens: Lens, size: Size) -> FittedLens:
     in_front = rays[:, 2] > np.cos(MAX_PERSPECTIVE_ANGLE)
     if in_front.sum() >= MIN_SHARE * len(valid):
         flat = _fit(perspective(rays[in_front]), pixels[in_front], PERSPECTIVE_TERMS, is_fisheye=False)
-        if flat.max_error <= MIN_GAIN * fitted.max_error:
+        if flat.max_error <= max(MIN_GAIN * fitted.max_error, NEGLIGIBLE_ERROR):
             fitted = flat
     return _checked(fitted, lens.model, size)
 
