@@ -134,9 +134,9 @@ def assert_pycolmap_agrees(folder: Path, scene: Reconstruction) -> None:
         assert (camera.width, camera.height) == tuple(scene.image_sizes[image_id])
         expected = scene.camera_of(image_id)
         principal = expected.principal_points(scene.image_sizes[image_id])
-        model, distortion = colmap_lens_model(expected)
-        assert camera.model.name == model
-        focals = [expected.focal] * (1 if model in SINGLE_FOCAL_MODELS else 2)
+        name, distortion = colmap_lens_model(expected)
+        assert camera.model.name == name
+        focals = [expected.focal] * (1 if name in SINGLE_FOCAL_MODELS else 2)
         np.testing.assert_allclose(camera.params, [*focals, *principal, *distortion.values()], rtol=1e-12)
     expected_observations = {
         (point_id, image_id): xy

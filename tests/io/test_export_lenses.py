@@ -18,10 +18,10 @@ import pytest
 import torch
 from fixtures.lenses import LENSES
 from fixtures.sparse_scene import image_folder, make_scene
-from nerfstudio.cameras.cameras import CameraType
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanagerConfig
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from PIL import Image
 
 from nope_splat.geometry.camera import Camera
 from nope_splat.geometry.lens_names import colmap_lens_model
@@ -71,6 +71,8 @@ def test_pycolmap_projects_to_the_same_pixels(tmp_path: Path, lens: Camera) -> N
 @parametrized
 @pytest.mark.parametrize("parser", ["transforms.json", "colmap"])
 def test_nerfstudio_has_the_same_rays(tmp_path: Path, lens: Camera, parser: str) -> None:
+    if parser == "colmap":  # see the next test
+        lens = replace(lens, distortion=(*lens.distortion[:3], 0.0, *lens.distortion[4:]))
     scene = scene_of(lens)
     image_folder(scene, tmp_path / "images")
     write_transforms(scene, tmp_path / "images", tmp_path / "transforms.json")
@@ -91,17 +93,36 @@ def test_nerfstudio_has_the_same_rays(tmp_path: Path, lens: Camera, parser: str)
         np.testing.assert_allclose(bundle.directions, rays @ pose[:3, :3].T, atol=2e-5)
 
 
-def test_splatfacto_undistorts_fisheye_photos(tmp_path: Path) -> None:
-    lens = replace(LENSES["OPENCV_FISHEYE"], focal=350.0)
-    scene = scene_of(lens)
+def test_nerfstudio_refuses_k4_in_colmap_models(tmp_path: Path) -> None:
+    """The documentation therefore recommends `transforms.json`."""
+    scene = scene_of(LENSES["OPENCV_FISHEYE"])
     image_folder(scene, tmp_path / "images")
+    write_colmap(scene, tmp_path / "sparse" / "0")
+    config = ColmapDataParserConfig(data=tmp_path, colmap_path=Path("sparse/0"), downscale_factor=1)
+    with pytest.raises(ValueError, match="K4"):
+        config.setup().get_dataparser_outputs("train")
+
+
+def test_splatfacto_undistorts_fisheye_photos(tmp_path: Path) -> None:
+    """It shows a bright spot where a pinhole camera with its new intrinsics shows it."""
+    lens = replace(LENSES["OPENCV_FISHEYE"], focal=400.0)
+    scene = scene_of(lens)
+    folder = image_folder(scene, tmp_path / "images")
+    ray = np.array([0.3, -0.2, 1.0])
+    pixels = np.stack(np.meshgrid(*(np.arange(side) + 0.5 for side in SIZE)), -1)
+    spot = 255 * np.exp(-((pixels - lens.project(ray, SIZE)) ** 2).sum(-1) / 50)
+    for image in folder.images:
+        Image.fromarray(np.repeat(spot.astype(np.uint8)[..., None], 3, -1)).save(image.path)
     write_transforms(scene, tmp_path / "images", tmp_path / "transforms.json")
     config = FullImageDatamanagerConfig(
         data=tmp_path, dataparser=NerfstudioDataParserConfig(data=tmp_path), cache_images="gpu"
     )
     camera, batch = config.setup(device="cpu").next_train(0)
-    assert camera.camera_type.item() == CameraType.PERSPECTIVE.value
-    assert batch["image"].shape == (480, 640, 3)
+    (K,) = camera.get_intrinsics_matrices().numpy()
+    weights = batch["image"][..., 0].double().numpy()
+    found = (pixels * weights[..., None]).sum((0, 1)) / weights.sum()
+    np.testing.assert_allclose(found, (K @ ray)[:2], atol=0.7)
+    assert np.abs(found - lens.project(ray, SIZE)).max() > 5
 
 
 def test_perspective_and_fisheye_cameras_are_in_two_files(
