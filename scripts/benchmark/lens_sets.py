@@ -117,7 +117,7 @@ def _resample_scene(
     """Resample the photos of a scene for other cameras, and write photos, masks and `ground_truth.json`.
 
     Args:
-        scene: Folder with `images` and the cameras of its photos.
+        scene: Folder with `images` and the cameras of its upright photos.
         output_dir: Output folder.
         target: Function that returns the new camera and image size for the lens and size of a photo.
     """
@@ -128,6 +128,8 @@ def _resample_scene(
         if image.name not in entries:
             continue
         entry = entries[image.name]
+        if entry.size not in (None, (image.width, image.height)):
+            raise SystemExit(f"the camera of {image.name} is for photos of {entry.size} pixels")
         source = entry.lens_for((image.width, image.height))
         camera, size = target(source, (image.width, image.height))
         pixels, is_inside = resample(image, source, camera, size)

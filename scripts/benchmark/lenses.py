@@ -77,11 +77,11 @@ def main(settings: Settings) -> None:
                 methods[f"COLMAP, {model}"] = _colmap_method(model)
         for name, method in methods.items():
             folder = settings.output_dir / scene.resolve().name / name.replace(", ", "_")
-            cells = [scene.resolve().name, name, *_measure(scene, folder, method)]
+            cells = [scene.resolve().name, name, *measure(scene, folder, method)]
             print("| " + " | ".join(cells) + " |", flush=True)
 
 
-def _measure(scene: Path, folder: Path, method: Callable[[Path, Path], None]) -> list[str]:
+def measure(scene: Path, folder: Path, method: Callable[[Path, Path], None]) -> list[str]:
     """Run a method, unless its model exists, and compute the other columns of the table.
 
     Args:
@@ -106,7 +106,7 @@ def _measure(scene: Path, folder: Path, method: Callable[[Path, Path], None]) ->
         f"{metrics.num_registered} of {metrics.num_images}",
         f"{metrics.auc_5:.2f}",
         f"{metrics.focal_error:+.2f}",
-        f"{_lens_error(cameras, truth, _image_size(scene)):.2f}",
+        f"{lens_error(cameras, truth, _image_size(scene)):.2f}",
         ", ".join(models),
         f"{json.loads(record.read_text()):.0f}",
     ]
@@ -145,7 +145,7 @@ def _colmap_method(camera_model: str) -> Callable[[Path, Path], None]:
     return run
 
 
-def _lens_error(
+def lens_error(
     cameras: dict[str, NamedCamera], truth: dict[str, NamedCamera], size: tuple[int, int]
 ) -> float:
     """Compare estimated and true lenses.
