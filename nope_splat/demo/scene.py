@@ -1,8 +1,6 @@
 """The demo scene: a small procedural valley, rendered by ray casting with known cameras, for demo and tests.
 
-Boulders, a broken column, a leaning slab and a ring stand in a valley that is enclosed by slopes. Fractal
-noise gives every surface a unique texture. Lighting and shadows do not depend on the view. The cameras are
-either on an arc and face inward, or on a tour through the valley and face in all directions.
+The cameras are either on an arc and face inward, or on a tour through the valley and face in all directions.
 """
 
 from __future__ import annotations
@@ -13,18 +11,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-import numba
 import numpy as np
-import trimesh
-from numpy.typing import NDArray
 from PIL import Image
 
 from nope_splat.demo.camera_paths import arc_poses, tour_poses
-from nope_splat.demo.noise import Lattice, make_lattice, noise, noise_at
+from nope_splat.demo.lens import Projection, camera_rays, lens_json, make_camera, panorama_rays
+from nope_splat.demo.valley import DemoScene, Lighting
 from nope_splat.errors import NopeSplatError
-from nope_splat.geometry.camera import Camera
-from nope_splat.geometry.distortion import undistort
-from nope_splat.utils.jit import cached_njit
 from nope_splat.utils.typing import Array
 
 
@@ -45,287 +38,18 @@ class DemoSceneConfig:
     depth: bool = False
     """Whether to also write the true depth maps to `depth/*.npz`. Each file contains the array `depth` (H, W)
     in world units."""
-    radial: tuple[float, float] = (0.0, 0.0)
-    """Radial distortion k1 and k2 of the camera, as in COLMAP's RADIAL model."""
+    projection: Projection = "perspective"
+    """Projection of the lens: "perspective", "fisheye" (equidistant), or "equirectangular" for panoramas of
+    the whole sphere, whose width must be twice their height."""
+    distortion: tuple[float, float, float, float, float, float] = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    """Distortion coefficients k1, k2, k3, k4, p1 and p2: those of OPENCV for perspective lenses (with k3 = k4
+    = 0), and those of OPENCV_FISHEYE for fisheye lenses (with p1 = p2 = 0)."""
     field_of_view: float = 54.0
-    """Field of view in degrees along the longer side of the images, before distortion."""
+    """Field of view in degrees along the longer side of the images: up to 178 for perspective lenses, before
+    distortion, and up to 190 for fisheye lenses. Fisheye lenses show at most 95 degrees from the optical
+    axis; other pixels are black. Panoramas ignore it."""
     supersampling: int = 2
     """Number of rays per pixel along each image axis; more rays reduce aliasing but take longer."""
-
-
-@dataclass(frozen=True)
-class Lighting:
-    """Illumination of the demo scene: sunlight with cast shadows, and skylight."""
-
-    sun: tuple[float, float, float] = (0.45, -0.55, 0.70)
-    """Vector toward the sun in world coordinates (z up); its length has no effect."""
-    sun_intensity: float = 0.75
-    """Brightness that the sun adds to a surface perpendicular to the sun's rays; the color of a surface is
-    multiplied by its total brightness."""
-    sky_intensity: float = 0.32
-    """Brightness that the sky adds to a vertical surface, in the unit of `sun_intensity`."""
-    sky_gradient: float = 0.18
-    """Additional brightness from the sky if a surface faces up instead of being vertical."""
-    sky_color: tuple[float, float, float] = (0.55, 0.65, 0.75)
-    """Color of pixels that show the sky, linear RGB in [0, 1]."""
-
-
-@dataclass(frozen=True)
-class Material:
-    """Colors and texture scale of the surfaces of one material."""
-
-    palette: tuple[tuple[float, float, float], ...]
-    """Four linear RGB colors in [0, 1]: dark grain, base, light grain and patches."""
-    frequency: tuple[float, float, float]
-    """Number of periods of the coarsest noise octave per world unit, along x, y and z."""
-
-
-MATERIALS = {
-    "grass": Material(
-        ((0.05, 0.07, 0.02), (0.17, 0.20, 0.06), (0.45, 0.42, 0.20), (0.36, 0.24, 0.12)), (1.7, 1.7, 1.7)
-    ),
-    "granite": Material(
-        ((0.06, 0.06, 0.07), (0.32, 0.31, 0.30), (0.68, 0.66, 0.62), (0.20, 0.27, 0.10)), (2.6, 2.6, 2.6)
-    ),
-    "sandstone": Material(
-        ((0.20, 0.09, 0.04), (0.50, 0.29, 0.15), (0.82, 0.62, 0.40), (0.30, 0.28, 0.26)), (1.6, 1.6, 6.0)
-    ),
-    "marble": Material(
-        ((0.25, 0.25, 0.28), (0.62, 0.60, 0.56), (0.90, 0.88, 0.83), (0.45, 0.30, 0.18)), (2.2, 2.2, 3.5)
-    ),
-    "copper": Material(
-        ((0.10, 0.05, 0.03), (0.42, 0.22, 0.12), (0.70, 0.45, 0.28), (0.16, 0.45, 0.38)), (3.0, 3.0, 3.0)
-    ),
-}
-PALETTES = np.array([material.palette for material in MATERIALS.values()])
-FREQUENCIES = np.array([material.frequency for material in MATERIALS.values()])
-
-
-@cached_njit()
-def _smoothstep(x: float, low: float, high: float) -> float:
-    """Return 0 for `x` below `low`, 1 for `x` above `high`, and a smooth transition in between."""
-    t = min(max((x - low) / (high - low), 0.0), 1.0)
-    return t * t * (3.0 - 2.0 * t)
-
-
-@cached_njit(parallel=True)
-def _shade(
-    origin: Array,
-    directions: Array,
-    spacing: float,
-    faces: NDArray[np.int64],
-    coordinates: Array,
-    light: Array,
-    materials: NDArray[np.int64],
-    palettes: Array,
-    frequencies: Array,
-    sky: Array,
-    lattice: Lattice,
-) -> Array:
-    """Compute the color that each ray sees where it hits the mesh of the scene.
-
-    Args:
-        origin: Common origin of the rays, in world coordinates. (3,).
-        directions: Unit direction of each ray, in world coordinates. (N, 3).
-        spacing: Angle between neighboring rays, in radians.
-        faces: Index of the triangle that each ray hits; -1 if the ray hits none. (N,).
-        coordinates: Affine functions of each triangle, from `_triangle_coordinates`. (F, 3, 4).
-        light: Brightness at the three corners of each triangle. (F, 3).
-        materials: Index of the material of each triangle. (F,).
-        palettes: Four colors of each material, linear RGB (see `Material`). (M, 4, 3).
-        frequencies: Texture frequency of each material along x, y and z (see `Material`). (M, 3).
-        sky: Color of rays that hit no triangle, linear RGB. (3,).
-        lattice: Random gradients of the noise, from `make_lattice`.
-
-    Returns:
-        Color of each ray, linear RGB. (N, 3).
-    """
-    colors = np.empty_like(directions)
-    for n in numba.prange(len(directions)):
-        if faces[n] < 0:
-            colors[n] = sky
-            continue
-        plane, second, third = coordinates[faces[n]]
-        ox, oy, oz = origin
-        dx, dy, dz = directions[n]
-        depth = -(plane[0] * ox + plane[1] * oy + plane[2] * oz + plane[3])
-        depth /= plane[0] * dx + plane[1] * dy + plane[2] * dz
-        px, py, pz = ox + depth * dx, oy + depth * dy, oz + depth * dz
-        beta = second[0] * px + second[1] * py + second[2] * pz + second[3]
-        gamma = third[0] * px + third[1] * py + third[2] * pz + third[3]
-        at_first, at_second, at_third = light[faces[n]]
-        brightness = (1.0 - beta - gamma) * at_first + beta * at_second + gamma * at_third
-
-        material = materials[faces[n]]
-        fx, fy, fz = frequencies[material]
-        footprint = depth * spacing * max(fx, fy, fz)
-        x, y, z = px * fx + 11.0 * material, py * fy, pz * fz
-        grain, patch, tone = noise_at(x, y, z, footprint, 8, lattice)
-        to_base, to_light = _smoothstep(grain, -0.9, 0.1), _smoothstep(grain, 0.0, 0.9)
-        to_patch = _smoothstep(patch, 0.25, 0.6)
-        for channel in range(3):
-            dark, base, pale, spot = palettes[material, :, channel]
-            color = dark + (base - dark) * to_base
-            color += (pale - color) * to_light
-            color += (spot - color) * to_patch
-            colors[n, channel] = color * (1.0 + 0.35 * tone) * brightness
-    return colors
-
-
-def _triangle_coordinates(triangles: Array) -> Array:
-    """Compute affine functions that give the position of a world point relative to each triangle.
-
-    Args:
-        triangles: World coordinates (x, y, z) of the three corners of each triangle. (F, 3, 3).
-
-    Returns:
-        Coefficients (for x, y, z and 1) of three functions per triangle: signed distance from the plane of
-        the triangle, and barycentric coordinates of its second and third corner. (F, 3, 4).
-    """
-    a, b, c = triangles.transpose(1, 0, 2)
-    normals = np.cross(b - a, c - a)
-    twice_area = np.linalg.norm(normals, axis=1, keepdims=True)
-    normals /= twice_area
-    # Rows of the inverse of the matrix whose columns are two sides and the normal.
-    to_second, to_third = np.cross(c - a, normals) / twice_area, np.cross(normals, b - a) / twice_area
-    linear = np.stack([normals, to_second, to_third], axis=1)
-    return np.concatenate([linear, -linear @ a[:, :, None]], axis=-1)
-
-
-class _Scene:
-    """Triangle mesh of the demo scene, with a material per triangle and precomputed brightness."""
-
-    def __init__(self, rng: np.random.Generator, lighting: Lighting) -> None:
-        self.lighting = lighting
-        self.lattice = make_lattice(rng)
-        parts = [("grass", self._valley())]
-        for material, center, radius, flattening in (
-            ("granite", (-0.75, 0.45, 0.30), 0.62, 0.8),
-            ("sandstone", (0.80, 0.75, 0.22), 0.48, 0.9),
-            ("granite", (0.55, -0.70, 0.12), 0.30, 0.7),
-            ("marble", (-0.60, -0.75, 0.10), 0.24, 0.9),
-            ("sandstone", (-1.70, -0.30, 0.15), 0.36, 0.8),
-            ("granite", (1.75, -0.25, 0.20), 0.42, 1.1),
-            ("marble", (0.15, 1.75, 0.35), 0.65, 0.7),
-        ):
-            ball = trimesh.creation.icosphere(subdivisions=5, radius=radius)
-            ball.apply_scale([1.0, rng.uniform(0.75, 1.0), flattening])
-            ball.apply_transform(trimesh.transformations.rotation_matrix(rng.uniform(0.0, 6.28), [0, 0, 1]))
-            ball.apply_translation(center)
-            parts.append((material, self._displaced(ball, 0.35 * radius, 1.1 / radius)))
-        column = trimesh.creation.cylinder(radius=0.21, height=1.9, sections=64)
-        slab = trimesh.creation.box(extents=(0.9, 0.16, 1.3))
-        ring = trimesh.creation.torus(0.36, 0.10, major_sections=96, minor_sections=32)
-        for material, mesh, center, angles in (
-            ("marble", column, (0.08, -0.02, 0.80), (0.06, -0.04, 0.3)),
-            ("sandstone", slab, (-0.15, 1.0, 0.60), (-0.30, 0.10, 0.5)),
-            ("copper", ring, (0.95, -0.15, 0.40), (1.25, 0.35, 0.2)),
-        ):
-            mesh = mesh.subdivide_to_size(0.04)
-            assert isinstance(mesh, trimesh.Trimesh)
-            mesh.apply_transform(trimesh.transformations.euler_matrix(*angles))
-            mesh.apply_translation(center)
-            parts.append((material, self._displaced(mesh, 0.02, 3.0)))
-
-        names = list(MATERIALS)
-        shapes = ((mesh.vertices, mesh.faces) for _, mesh in parts)
-        self.mesh = trimesh.Trimesh(*trimesh.util.append_faces(*zip(*shapes, strict=True)), process=False)
-        self.materials = np.concatenate([np.full(len(mesh.faces), names.index(name)) for name, mesh in parts])
-        self.coordinates = _triangle_coordinates(np.array(self.mesh.triangles))
-        self.light = self._bake_light()[self.mesh.faces]
-
-    def _displaced(self, mesh: trimesh.Trimesh, amount: float, frequency: float) -> trimesh.Trimesh:
-        """Displace the vertices of a mesh along their normals by fractal noise.
-
-        `amount` is the displacement for a noise value of one, in world units; `frequency` is the number of
-        periods of the coarsest octave per world unit.
-        """
-        vertices = np.array(mesh.vertices, dtype=np.float64)
-        offsets = amount * noise(frequency * vertices, 4, self.lattice)[:, :1]
-        return trimesh.Trimesh(vertices + offsets * mesh.vertex_normals, mesh.faces, process=False)
-
-    def _valley(self) -> trimesh.Trimesh:
-        """Build the mesh of the ground: a flat center that rises to slopes on all sides."""
-        # The column covers the hole in the center.
-        radii = np.concatenate([np.linspace(0.05, 3.0, 90), 3.0 * 1.015 ** np.arange(1, 110)])
-        angles = np.linspace(0.0, 2 * np.pi, 480, endpoint=False)
-        radius, angle = (grid.ravel() for grid in np.meshgrid(radii, angles, indexing="ij"))
-        flat = np.stack([radius * np.cos(angle), radius * np.sin(angle), np.zeros_like(radius)], axis=-1)
-        bumps = noise(0.7 * flat, 6, self.lattice)[:, 0]
-        cliffs = noise(0.35 * flat + 40.0, 6, self.lattice)[:, 1]
-        slope = np.interp(radius, [3.2, 9.0], [0.0, 1.0]) ** 1.5
-        height = (0.12 + 0.8 * slope) * bumps + slope * (6.5 + 2.5 * cliffs)
-        ring, turn = np.meshgrid(np.arange(len(radii) - 1), np.arange(len(angles)), indexing="ij")
-        near, following = ring * len(angles), (turn + 1) % len(angles)
-        far = near + len(angles)
-        quads = np.stack([near + turn, far + turn, far + following, near + following], axis=-1).reshape(-1, 4)
-        faces = np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
-        return trimesh.Trimesh(np.stack([flat[:, 0], flat[:, 1], height], axis=-1), faces, process=False)
-
-    def _bake_light(self) -> Array:
-        """Compute the brightness of each of the V mesh vertices from skylight, sunlight and shadows. (V,)."""
-        lighting = self.lighting
-        sun = np.array(lighting.sun) / np.linalg.norm(lighting.sun)
-        normals = np.array(self.mesh.vertex_normals)
-        above = self.mesh.vertices + 0.01 * normals
-        in_sun = ~self.mesh.ray.intersects_any(above, np.broadcast_to(sun, above.shape))
-        skylight = lighting.sky_intensity + lighting.sky_gradient * normals[:, 2]
-        return skylight + lighting.sun_intensity * np.clip(normals @ sun, 0.0, None) * in_sun
-
-    def render_image(
-        self, T_world_camera: Array, camera: Camera, size: tuple[int, int], supersampling: int
-    ) -> NDArray[np.uint8]:
-        """Render the colors of the scene from a camera pose.
-
-        Args:
-            T_world_camera: Camera-to-world transform, OpenCV axes. (4, 4).
-            camera: Intrinsics, with the principal point at the image center.
-            size: Width and height of the image in pixels.
-            supersampling: Number of rays per pixel along each axis.
-
-        Returns:
-            Image with gamma 2.2, uint8. (height, width, 3).
-        """
-        width, height = size
-        grid = _ray_directions(camera, size, supersampling)
-        directions = grid / np.linalg.norm(grid, axis=1, keepdims=True) @ T_world_camera[:3, :3].T
-        origin = T_world_camera[:3, 3].copy()
-        faces = self.mesh.ray.intersects_first(np.broadcast_to(origin, directions.shape), directions)
-        color = _shade(
-            origin, directions, 1.0 / (camera.focal * supersampling), faces, self.coordinates, self.light,
-            self.materials, PALETTES, FREQUENCIES, np.array(self.lighting.sky_color), self.lattice,
-        )  # fmt: skip
-        color = color.reshape(height, supersampling, width, supersampling, 3).mean(axis=(1, 3))
-        return np.round(255.0 * np.clip(color, 0.0, 1.0) ** (1 / 2.2)).astype(np.uint8)
-
-    def render_depth(
-        self, T_world_camera: Array, camera: Camera, size: tuple[int, int]
-    ) -> NDArray[np.float32]:
-        """Render the depth of the scene at the pixel centers; `render_image` describes the arguments.
-
-        Returns:
-            Depth along the optical axis in world units; NaN for the sky. (height, width).
-        """
-        directions = _ray_directions(camera, size) / camera.focal @ T_world_camera[:3, :3].T
-        origin = T_world_camera[:3, 3]
-        faces = self.mesh.ray.intersects_first(np.broadcast_to(origin, directions.shape), directions)
-        planes = self.coordinates[faces, 0]
-        with np.errstate(divide="ignore"):
-            depth = -(planes[:, :3] @ origin + planes[:, 3]) / (planes[:, :3] * directions).sum(1)
-        return np.where(faces >= 0, depth, np.nan).reshape(size[1], size[0]).astype(np.float32)
-
-
-def _ray_directions(camera: Camera, size: tuple[int, int], density: int = 1) -> Array:
-    """Compute `density` x `density` ray directions per pixel, row by row, in camera coordinates. (N, 3).
-
-    Camera coordinates have OpenCV axes. The z component of each direction is the focal length in pixels.
-    `size` is the width and height of the image in pixels.
-    """
-    x, y = ((np.arange(side * density) + 0.5) / density - side / 2 for side in size)
-    xy = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
-    if any(camera.distortion):
-        xy = camera.focal * undistort(xy / camera.focal, camera.distortion)
-    return np.column_stack([xy, np.full(len(xy), camera.focal)])
 
 
 def render_demo_scene(output_dir: Path, config: DemoSceneConfig | None = None) -> Path:
@@ -358,37 +82,13 @@ def render_demo_scene(output_dir: Path, config: DemoSceneConfig | None = None) -
             f"cannot generate {num_images} photos of {size[0]} x {size[1]} pixels with seed {seed}: the"
             " number of photos, the width and the height must be at least 1, and the seed at least 0",
         )
+    lens = _Lens(config)
     rng = np.random.default_rng(seed)
-    scene = _Scene(rng, Lighting())
+    scene = DemoScene(rng, Lighting())
     sample_poses = arc_poses if config.trajectory == "arc" else tour_poses
     poses = rng.permutation(sample_poses(rng, num_images))
-    focal = max(size) / 2 / np.tan(np.deg2rad(config.field_of_view) / 2)
-    camera = Camera(focal, distortion=(*config.radial, 0.0, 0.0, 0.0, 0.0))
-    frames = []
     try:
-        (output_dir / "images").mkdir(parents=True, exist_ok=True)
-        for index, pose in enumerate(poses):
-            name = f"images/photo_{index:03d}.jpg"
-            image = scene.render_image(pose, camera, size, config.supersampling)
-            Image.fromarray(image).save(output_dir / name, quality=95)
-            frames.append({"file_path": name, "camera_to_world_opencv": pose.tolist()})
-            if config.depth:
-                (output_dir / "depth").mkdir(exist_ok=True)
-                file = output_dir / "depth" / f"photo_{index:03d}.npz"
-                np.savez_compressed(file, depth=scene.render_depth(pose, camera, size))
-        truth = {
-            "note": "true cameras, for checks only; OpenCV camera axes: x right, y down, z forward",
-            "w": size[0],
-            "h": size[1],
-            "fl_x": camera.focal,
-            "fl_y": camera.focal,
-            "cx": size[0] / 2,
-            "cy": size[1] / 2,
-            "k1": config.radial[0],
-            "k2": config.radial[1],
-            "frames": frames,
-        }
-        (output_dir / "ground_truth.json").write_text(json.dumps(truth, indent=1))
+        _write_images(output_dir, scene, poses, lens)
     except OSError as error:
         reason = error.strerror or error
         raise NopeSplatError(
@@ -397,3 +97,61 @@ def render_demo_scene(output_dir: Path, config: DemoSceneConfig | None = None) -
             " output folder",
         ) from error
     return output_dir / "images"
+
+
+class _Lens:
+    """The lens of the images, and the viewing rays of their pixels.
+
+    Args:
+        config: Options of the scene.
+
+    Raises:
+        NopeSplatError: If the lens does not exist.
+    """
+
+    def __init__(self, config: DemoSceneConfig) -> None:
+        self.config, size = config, config.size
+        is_panorama = config.projection == "equirectangular"
+        if is_panorama and size[0] != 2 * size[1]:
+            raise NopeSplatError(
+                "invalid-option",
+                f"a panorama of the whole sphere cannot have {size[0]} x {size[1]} pixels: its width must be"
+                " twice its height",
+            )
+        camera = None
+        if not is_panorama:
+            camera = make_camera(config.projection, config.distortion, config.field_of_view, size)
+        self.json = lens_json(camera, size)
+        dense, single = (
+            panorama_rays(size, density) if camera is None else camera_rays(camera, size, density)
+            for density in (config.supersampling, 1)
+        )
+        self.rays, self.center_rays = dense, single
+
+
+def _write_images(output_dir: Path, scene: DemoScene, poses: Array, lens: _Lens) -> None:
+    """Render and write images, depth maps and `ground_truth.json`.
+
+    Args:
+        output_dir: Output folder; created if missing.
+        scene: The scene.
+        poses: Camera-to-world transforms, OpenCV axes. (N, 4, 4).
+        lens: Lens of the images.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    config, frames = lens.config, []
+    (output_dir / "images").mkdir(parents=True, exist_ok=True)
+    for index, pose in enumerate(poses):
+        name = f"images/photo_{index:03d}.jpg"
+        image = scene.render_image(pose, lens.rays, config.size, config.supersampling)
+        Image.fromarray(image).save(output_dir / name, quality=95)
+        frames.append({"file_path": name, "camera_to_world_opencv": pose.tolist()})
+        if config.depth:
+            (output_dir / "depth").mkdir(exist_ok=True)
+            file = output_dir / "depth" / f"photo_{index:03d}.npz"
+            np.savez_compressed(file, depth=scene.render_depth(pose, lens.center_rays, config.size))
+    note = "true cameras, for checks only; OpenCV camera axes: x right, y down, z forward"
+    truth = {"note": note, **lens.json, "frames": frames}
+    (output_dir / "ground_truth.json").write_text(json.dumps(truth, indent=1))

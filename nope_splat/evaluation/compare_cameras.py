@@ -69,8 +69,9 @@ def focal_errors(
 
     Args:
         estimated: Estimated cameras by image name.
-        reference: Reference cameras by image name. Images with the same focal length and distortion count as
-            images of one camera; the principal point depends on how the image was turned upright.
+        reference: Reference cameras by image name. Images with the same focal length, projection and
+            distortion count as images of one camera; the principal point depends on how the image was turned
+            upright.
 
     Returns:
         One error per reference camera, sorted by the alphabetically first image name of the camera. Cameras
@@ -79,7 +80,7 @@ def focal_errors(
     images_by_camera: dict[object, list[str]] = {}
     for name in sorted(estimated.keys() & reference.keys()):
         camera = reference[name]
-        images_by_camera.setdefault((camera.focal, camera.distortion), []).append(name)
+        images_by_camera.setdefault((camera.focal, camera.is_fisheye, camera.distortion), []).append(name)
     return tuple(
         FocalError(
             float(np.mean([100 * (estimated[name].focal / reference[name].focal - 1) for name in names])),

@@ -9,6 +9,7 @@ for a training run: `dataclasses.replace(scene, T_world_camera=..., cameras=...)
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -21,7 +22,15 @@ from numpy.typing import NDArray
 
 from nope_splat.geometry.axes import OPENGL_FROM_OPENCV
 from nope_splat.geometry.camera import Camera
+from nope_splat.geometry.lens_names import (
+    TERM_NAMES,
+    colmap_lens_model,
+    intrinsics_json,
+    nerfstudio_model,
+)
 from nope_splat.io.colmap import (
+    CAMERA_MODELS,
+    SINGLE_FOCAL_MODELS,
     ColmapCamera,
     ColmapImage,
     ColmapModel,
@@ -32,6 +41,9 @@ from nope_splat.io.colmap import (
 from nope_splat.io.output import check_replaceable, replacing_files
 from nope_splat.scene.reconstruction import Reconstruction
 from nope_splat.scene.tracks import Observations
+from nope_splat.utils.typing import Indices
+
+logger = logging.getLogger(__name__)
 
 UNKNOWN_ERROR = -1.0
 """COLMAP's value for an unknown reprojection error. Points behind a camera, whose error is infinite, get this
@@ -65,8 +77,8 @@ def colmap_model(scene: Reconstruction) -> ColmapModel:
     """Convert a reconstruction to a COLMAP model.
 
     COLMAP IDs of images and points are their indices in the reconstruction plus 1. Images of one camera that
-    were turned upright in different ways get separate COLMAP cameras, since COLMAP cameras include image size
-    and principal point.
+    were turned upright in different ways get separate COLMAP cameras, since COLMAP cameras include image
+    size, principal point and tangential distortion.
 
     Args:
         scene: The reconstruction.
@@ -76,7 +88,8 @@ def colmap_model(scene: Reconstruction) -> ColmapModel:
     """
     scene = replace(scene, observations=_merge(scene.observations, scene.resections))
     observations = scene.observations
-    cameras = np.column_stack([scene.camera_ids, scene.image_sizes, scene.principal_points()])
+    lenses = scene.lens_models().distortion
+    cameras = np.column_stack([scene.camera_ids, scene.image_sizes, scene.principal_points(), lenses])
     _, first_images, camera_ids = np.unique(cameras, axis=0, return_index=True, return_inverse=True)
     camera_ids = camera_ids.reshape(-1) + 1
     images: dict[int, ColmapImage] = {}
@@ -120,6 +133,10 @@ def write_transforms(
     of an image is relative to the folder of `path` if the image is inside this folder, else absolute.
     nerfstudio ignores EXIF rotation, so images must be upright (see `export_images`).
 
+    nerfstudio reads a single projection per file. If the reconstruction has perspective and fisheye cameras,
+    the file contains the images of the more frequent projection. The other images are in a second file, in
+    the same world frame: `transforms_fisheye.json` or `transforms_perspective.json`.
+
     Args:
         scene: The reconstruction.
         image_folder: Folder to which image names are relative.
@@ -129,12 +146,46 @@ def write_transforms(
     Raises:
         NopeSplatError: If the files cannot be written, or exist and this package did not write them.
     """
-    directory = Path(os.path.abspath(path.parent))  # unlike `resolve`, keeps symbolic links
     registered = np.flatnonzero(scene.registered)
-    intrinsics = [_nerfstudio_intrinsics(scene, image_id) for image_id in registered.tolist()]
+    is_fisheye = scene.lens_models().is_fisheye[registered]
+    mainly_fisheye = 2 * np.count_nonzero(is_fisheye) > len(registered)
+    images, others = registered[is_fisheye == mainly_fisheye], registered[is_fisheye != mainly_fisheye]
+    folders = image_folder, mask_folder
+    with replacing_files(path.parent, _other_transforms(path)) as staging:
+        trimesh.PointCloud(scene.points, scene.colors).export(staging / "sparse_pc.ply")
+        _write_frames(scene, images, staging / path.name, path.parent, folders)
+        if len(others):
+            name = _other_transforms(path)[int(mainly_fisheye)]
+            _write_frames(scene, others, staging / name, path.parent, folders)
+            logger.info(
+                f"nerfstudio reads either perspective or fisheye photos: {path.name} contains {len(images)}"
+                f" photos, and {name} the other {len(others)}."
+            )
+
+
+def _other_transforms(path: Path) -> tuple[str, str]:
+    """Return the names of the files beside a `transforms.json` for fisheye and for perspective cameras."""
+    return f"{path.stem}_fisheye{path.suffix}", f"{path.stem}_perspective{path.suffix}"
+
+
+def _write_frames(
+    scene: Reconstruction, image_ids: Indices, file: Path, directory: Path, folders: tuple[Path, Path | None]
+) -> None:
+    """Write a `transforms.json` with images of one projection.
+
+    Args:
+        scene: The reconstruction.
+        image_ids: Indices of the images. (n,).
+        file: JSON file to write.
+        directory: Folder in which the file will be.
+        folders: Folders of images and masks (see `write_transforms`).
+    """
+    directory = Path(os.path.abspath(directory))  # unlike `resolve`, keeps symbolic links
+    image_folder, mask_folder = folders
+    intrinsics = [_nerfstudio_intrinsics(scene, image_id) for image_id in image_ids.tolist()]
     shared = intrinsics[0] if all(values == intrinsics[0] for values in intrinsics) else {}
     frames = []
-    for image_id, image_intrinsics in zip(registered, intrinsics, strict=True):
+    for image_id, image_intrinsics in zip(image_ids, intrinsics, strict=True):
         name = scene.image_names[image_id]
         mask = {}
         if mask_folder is not None:
@@ -147,15 +198,14 @@ def write_transforms(
                 **({} if shared else image_intrinsics),
             }
         )
-    contents = {"camera_model": "OPENCV", **shared, "ply_file_path": "sparse_pc.ply", "frames": frames}
-    held_out = scene.held_out[registered]
+    model = nerfstudio_model(scene.camera_of(int(image_ids[0])).is_fisheye)
+    contents = {"camera_model": model, **shared, "ply_file_path": "sparse_pc.ply", "frames": frames}
+    held_out = scene.held_out[image_ids]
     if held_out.any():
         files = [str(frame["file_path"]) for frame in frames]
         splits = {"train": ~held_out, "val": held_out, "test": held_out}
         contents |= {f"{split}_filenames": list(compress(files, rows)) for split, rows in splits.items()}
-    with replacing_files(directory) as staging:
-        trimesh.PointCloud(scene.points, scene.colors).export(staging / "sparse_pc.ply")
-        (staging / path.name).write_text(json.dumps(contents, indent=1), encoding="utf-8")
+    file.write_text(json.dumps(contents, indent=1), encoding="utf-8")
 
 
 def check_output_folder(directory: Path) -> None:
@@ -165,10 +215,13 @@ def check_output_folder(directory: Path) -> None:
         directory: Output folder, which may not exist.
 
     Raises:
-        NopeSplatError: If `transforms.json`, `sparse_pc.ply`, `report.json`, or a COLMAP model in `sparse/0`
-            exists and this package did not write it.
+        NopeSplatError: If `transforms.json` or one of its companions (see `write_transforms`),
+            `sparse_pc.ply`, `report.json`, or a COLMAP model in `sparse/0` exists and this package did not
+            write it.
     """
-    check_replaceable(directory, ("transforms.json", "sparse_pc.ply", "report.json"))
+    transforms = Path("transforms.json")
+    names = (transforms.name, *_other_transforms(transforms), "sparse_pc.ply", "report.json")
+    check_replaceable(directory, names)
     check_replaceable(directory / "sparse" / "0", MODEL_FILES)
 
 
@@ -251,35 +304,38 @@ def _camera_statistics(scene: Reconstruction, camera_id: int) -> dict[str, objec
     """Compute the statistics of a camera as JSON values by name: image counts, intrinsics, field of view."""
     camera, has_camera = scene.cameras[camera_id], scene.camera_ids == camera_id
     sizes = np.unique(scene.image_sizes[has_camera], axis=0)
+    model, distortion = colmap_lens_model(camera)
     return {
         "images": int(has_camera.sum()),
         "registered": int((scene.registered & has_camera).sum()),
         "image_sizes": sizes.tolist(),
+        "lens_model": model,
         "focal_px": camera.focal,
         "field_of_view_degrees": camera.field_of_view(sizes[0]),
         "principal_point_offset_px": list(camera.offset),
-        "radial_distortion": list(camera.radial),
+        "distortion": distortion,
     }
 
 
 def _colmap_camera(camera: Camera, size: NDArray[np.int64]) -> ColmapCamera:
-    """Convert intrinsics to a COLMAP camera: RADIAL if the camera has distortion, else SIMPLE_PINHOLE.
+    """Convert intrinsics to a COLMAP camera with the simplest model.
 
     `size` is the image size, which COLMAP cameras include: width and height in pixels (2,).
     """
-    cx, cy = camera.principal_points(size).tolist()
+    model, distortion = colmap_lens_model(camera)
+    focals = (camera.focal,) * (1 if model in SINGLE_FOCAL_MODELS else 2)
+    params = (*focals, *camera.principal_points(size).tolist(), *distortion.values())
+    zeros = (0.0,) * (CAMERA_MODELS[model] - len(params))
     width, height = size.tolist()
-    if any(camera.radial):
-        return ColmapCamera("RADIAL", width, height, (camera.focal, cx, cy, *camera.radial))
-    return ColmapCamera("SIMPLE_PINHOLE", width, height, (camera.focal, cx, cy))
+    return ColmapCamera(model, width, height, params + zeros)
 
 
-def _nerfstudio_intrinsics(scene: Reconstruction, image_id: int) -> dict[str, float | int]:
-    """Return the intrinsics of an image in pixels, under the names that `transforms.json` uses."""
-    width, height = (int(side) for side in scene.image_sizes[image_id])
+def _nerfstudio_intrinsics(scene: Reconstruction, image_id: int) -> dict[str, float | int | str]:
+    """Return the intrinsics of an image in pixels under the names of `transforms.json`, without the model.
+
+    Distortion coefficients are missing if all are zero.
+    """
     camera = scene.camera_of(image_id)
-    cx, cy = camera.principal_points(scene.image_sizes[image_id])
-    focal, (k1, k2) = camera.focal, camera.radial
-    distortion = {"k1": k1, "k2": k2} if k1 or k2 else {}
-    pinhole = {"fl_x": focal, "fl_y": focal, "cx": float(cx), "cy": float(cy), "w": width, "h": height}
-    return pinhole | distortion
+    values = intrinsics_json(camera, scene.image_sizes[image_id])
+    unused = {"camera_model", *(() if any(camera.distortion) else TERM_NAMES)}
+    return {name: value for name, value in values.items() if name not in unused}

@@ -23,7 +23,7 @@ from nope_splat.geometry.rigid import invert
 from nope_splat.io.cameras import read_ground_truth
 from nope_splat.plugin.load_run import open_run, optimized_scene
 from nope_splat.sfm import Reconstruction
-from nope_splat.sfm.bundle_adjustment.problem import BundleProblem
+from nope_splat.sfm.bundle_adjustment.problem import NUM_INTRINSICS, BundleProblem
 from nope_splat.sfm.bundle_adjustment.solver import bundle_adjust
 from nope_splat.utils.progress import progress_bar
 from nope_splat.utils.terminal import set_up_terminal
@@ -70,9 +70,10 @@ def as_problem(scene: Reconstruction) -> BundleProblem:
         xy=torch.from_numpy(xy),
         sigma=torch.from_numpy(scene.noise),
         free_poses=free_poses,
-        free_intrinsics=torch.tensor([[True, False, False, False, False]]),
+        free_intrinsics=torch.arange(NUM_INTRINSICS)[None] == 0,
         prior_mean=intrinsics,
-        prior_sigma=torch.ones(1, 5, dtype=torch.float64),
+        prior_sigma=torch.ones(1, NUM_INTRINSICS, dtype=torch.float64),
+        is_fisheye=torch.tensor([camera.is_fisheye]) if camera.is_fisheye else None,
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fixtures.errors import refused
+from fixtures.lenses import LENSES
 from fixtures.sparse_scene import make_scene
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -198,25 +199,27 @@ def test_missing_models_and_disjoint_image_names_raise_an_error(files: dict[str,
         compare_cameras({f"other {name}": camera for name, camera in cameras.items()}, cameras)
 
 
-@pytest.mark.parametrize("radial", [(0.0, 0.0), (-0.06, 0.04)])
-def test_intrinsics_are_the_same_in_every_format(tmp_path: Path, radial: tuple[float, float]) -> None:
+@pytest.mark.parametrize("lens", LENSES.values(), ids=LENSES)
+def test_intrinsics_are_the_same_in_every_format(tmp_path: Path, lens: Camera) -> None:
     scene = make_scene()
-    scene = replace(scene, cameras=(replace(scene.cameras[0], radial=radial),))
+    scene = replace(scene, cameras=(lens,))
     write_colmap(scene, tmp_path)
     write_transforms(scene, tmp_path, tmp_path / "transforms.json")
     for path in (tmp_path, tmp_path / "transforms.json"):
         for camera in read_named_cameras(path).values():
             longer_side = scene.image_sizes.max()
-            assert camera.radial == radial
+            assert camera.distortion == lens.distortion
+            assert camera.is_fisheye == lens.is_fisheye
             assert camera.focal * longer_side == pytest.approx(scene.cameras[0].focal)
             assert np.array(camera.offset) * longer_side == pytest.approx(scene.cameras[0].offset)
 
 
 def test_every_camera_is_written(tmp_path: Path) -> None:
-    """Two cameras of one image size stay separate; one of them has distortion."""
+    """Cameras of one image size stay separate, with their own lens models."""
     scene = make_scene(portrait=False)
-    cameras = (scene.cameras[0], Camera(400.0, (-1.0, 2.0), (-0.05, 0.01)))
-    scene = replace(scene, cameras=cameras, camera_ids=np.arange(len(scene.image_names)) % 2)
+    perspective = tuple(lens for lens in LENSES.values() if not lens.is_fisheye)
+    camera_ids = np.arange(len(scene.image_names)) % len(perspective)
+    scene = replace(scene, cameras=perspective, camera_ids=camera_ids)
     write_colmap(scene, tmp_path)
     write_transforms(scene, tmp_path, tmp_path / "transforms.json")
     for path in (tmp_path, tmp_path / "transforms.json"):
@@ -225,4 +228,4 @@ def test_every_camera_is_written(tmp_path: Path) -> None:
             camera = read[Path(scene.image_names[image_id]).name]
             assert camera.focal * 640 == pytest.approx(scene.camera_of(image_id).focal)
             assert np.array(camera.offset) * 640 == pytest.approx(scene.camera_of(image_id).offset)
-            assert camera.radial == pytest.approx(scene.camera_of(image_id).radial)
+            assert camera.distortion == scene.camera_of(image_id).distortion

@@ -15,11 +15,21 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from nope_splat.geometry.camera import Camera
+from nope_splat.geometry.lens_names import FISHEYE_MODELS, PERSPECTIVE_MODELS, TERM_NAMES, colmap_lens_model
 from nope_splat.io.cameras import read_named_cameras
-from nope_splat.io.colmap import read_cameras
+from nope_splat.io.colmap import SINGLE_FOCAL_MODELS, read_cameras
 from nope_splat.io.export import write_colmap, write_transforms
 from nope_splat.scene.tracks import MatchGraph, Observations
 from nope_splat.sfm import Reconstruction
+
+LENSES = [
+    ((), False),
+    (PERSPECTIVE_MODELS["RADIAL"], False),
+    (PERSPECTIVE_MODELS["OPENCV"], False),
+    ((), True),
+    (FISHEYE_MODELS["OPENCV_FISHEYE"], True),
+]
+"""Names of the distortion coefficients that are not zero, and whether the lens is a fisheye lens."""
 
 
 @st.composite
@@ -31,12 +41,13 @@ def scenes(draw: st.DrawFn) -> Reconstruction:
     portrait = rng.random(num_images) < 0.3
     camera_ids = rng.integers(num_cameras, size=num_images)
     image_sizes = np.where(portrait[:, None], sizes[camera_ids, ::-1], sizes[camera_ids])
-    distorted = draw(st.booleans())
+    terms, is_fisheye = draw(st.sampled_from(LENSES))
     cameras = tuple(
         Camera(
             focal=float(10 ** rng.uniform(1, 5)),
             offset=(float(rng.normal(0, 20)), float(rng.normal(0, 20))),
-            radial=(float(rng.normal(0, 0.1)), float(rng.normal(0, 0.1))) if distorted else (0.0, 0.0),
+            distortion=tuple(float(rng.normal(0, 0.1)) if name in terms else 0.0 for name in TERM_NAMES),
+            is_fisheye=is_fisheye,
         )
         for _ in range(num_cameras)
     )
@@ -84,7 +95,8 @@ def assert_cameras(path: Path, scene: Reconstruction) -> None:
         np.testing.assert_allclose(camera.T_world_camera, pose, rtol=0, atol=1e-11 * size)
         assert camera.focal * longer == pytest.approx(expected.focal, rel=1e-12)
         np.testing.assert_allclose(np.array(camera.offset) * longer, expected.offset, atol=1e-9)
-        np.testing.assert_allclose(camera.radial, expected.radial, rtol=1e-12)
+        np.testing.assert_allclose(camera.distortion, expected.distortion, rtol=1e-12)
+        assert camera.is_fisheye == expected.is_fisheye
 
 
 @given(scene=scenes())
@@ -122,8 +134,10 @@ def assert_pycolmap_agrees(folder: Path, scene: Reconstruction) -> None:
         assert (camera.width, camera.height) == tuple(scene.image_sizes[image_id])
         expected = scene.camera_of(image_id)
         principal = expected.principal_points(scene.image_sizes[image_id])
-        radial = expected.radial if any(expected.radial) else ()
-        np.testing.assert_allclose(camera.params, [expected.focal, *principal, *radial], rtol=1e-12)
+        name, distortion = colmap_lens_model(expected)
+        assert camera.model.name == name
+        focals = [expected.focal] * (1 if name in SINGLE_FOCAL_MODELS else 2)
+        np.testing.assert_allclose(camera.params, [*focals, *principal, *distortion.values()], rtol=1e-12)
     expected_observations = {
         (point_id, image_id): xy
         for observations in (scene.observations, scene.resections)

@@ -189,7 +189,9 @@ def test_both_methods_train_with_both_options(
 def test_a_known_lens_is_recovered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The corner error is below 5 % of the distortion; a pinhole's focal length would be 5 % too long."""
     k1 = -0.08
-    render_demo_scene(tmp_path / "bent", DemoSceneConfig(9, (320, 240), radial=(k1, 0.0)))
+    render_demo_scene(
+        tmp_path / "bent", DemoSceneConfig(9, (320, 240), distortion=(k1, 0.0, 0.0, 0.0, 0.0, 0.0))
+    )
     truth = read_named_cameras(tmp_path / "bent" / "ground_truth.json")["photo_000.jpg"]
     options = ["--pipeline.model.camera-optimizer.optimize-distortion", True]
     state = train(tmp_path / "bent", tmp_path, monkeypatch, 20, options)

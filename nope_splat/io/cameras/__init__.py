@@ -1,7 +1,7 @@
 """Read COLMAP, nerfstudio, RealityScan, Metashape, OpenSfM and Polycam camera files.
 
 Each format has a module that converts a file to `CameraEntry` objects. The module `read` detects the format,
-approximates lenses by pinhole cameras with radial distortion, and assigns cameras to upright images.
+approximates lenses by perspective or fisheye cameras, and assigns cameras to upright images.
 """
 
 from nope_splat.io.cameras.named_camera import NamedCamera

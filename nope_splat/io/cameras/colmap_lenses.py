@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from nope_splat.io.cameras.lenses import Lens, UnsuitableLens
+from nope_splat.io.cameras.lenses import Lens, panorama_error
 from nope_splat.io.colmap import SINGLE_FOCAL_MODELS
 
 Values = Sequence[float]
@@ -78,7 +78,7 @@ MODELS: dict[str, Callable[[Values], dict[str, object]]] = {
     "EUCM": lambda values: {"projection": "eucm", "shape": tuple(values)},
 }
 """For each COLMAP camera model: function that converts the parameters after the principal point to arguments
-of `Lens`. EQUIRECTANGULAR is missing, because a pinhole camera cannot show a whole sphere."""
+of `Lens`. EQUIRECTANGULAR is missing, because no `Lens` shows the whole sphere."""
 
 
 def colmap_lens(model: str, params: Values) -> Lens:
@@ -95,7 +95,7 @@ def colmap_lens(model: str, params: Values) -> Lens:
         UnsuitableLens: If the model is EQUIRECTANGULAR.
     """
     if model not in MODELS:
-        raise UnsuitableLens(model)
+        raise panorama_error(model)
     num_focals = 1 if model in SINGLE_FOCAL_MODELS else 2
     fx, fy = params[0], params[num_focals - 1]
     cx, cy, *others = params[num_focals:]

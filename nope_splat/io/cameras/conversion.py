@@ -13,17 +13,13 @@ from pathlib import Path
 from nope_splat.errors import NopeSplatError
 from nope_splat.io.camera_checks import InvalidCamera, check_intrinsics, one_line
 from nope_splat.io.cameras.entries import CameraEntry
-from nope_splat.io.cameras.fitting import FittedLens, fit_lens
+from nope_splat.io.cameras.fitting import NEGLIGIBLE_ERROR, FittedLens, fit_lens
 from nope_splat.io.cameras.lenses import Size, UnsuitableLens
 from nope_splat.io.cameras.named_camera import NamedCamera
 from nope_splat.io.cameras.names import split_path
 from nope_splat.io.decoding import IMAGE_SUFFIXES, open_image
 
 logger = logging.getLogger(__name__)
-
-MIN_REPORTED_ERROR = 0.1
-"""Smallest error of a fitted lens, in pixels, that is logged. Smaller errors do not matter, because keypoints
-are less accurate."""
 
 
 class LensConverter:
@@ -61,8 +57,8 @@ class LensConverter:
             raise NopeSplatError(
                 "unreadable-file",
                 f"the lens of {one_line(entry.name)} in {self._path} cannot be used: {error};"
-                " undistort the photos with the program that wrote the file, and pass the undistorted"
-                " photos and their cameras",
+                " convert the photos to perspective photos with the program that wrote the file, and pass"
+                " these photos and their cameras",
             ) from error
         check_intrinsics(size, (fitted.focal,), (*fitted.center, *fitted.distortion))
         self._record(lens.model, fitted)
@@ -76,17 +72,17 @@ class LensConverter:
         )
 
     def log_errors(self) -> None:
-        """Log the largest errors of the fitted lenses, if any exceeds `MIN_REPORTED_ERROR`."""
+        """Log the largest errors of the fitted lenses, if any exceeds `NEGLIGIBLE_ERROR`."""
         if self._num_fitted:
             logger.info(
                 f"The lenses of {self._num_fitted} photos in {self._path} ({', '.join(sorted(self._models))})"
-                " are approximated by simpler cameras; the largest error is"
+                " are approximated by cameras with fewer parameters; the largest error is"
                 f" {self._max_error:.2g} pixels ({self._rms_error:.2g} in the root mean square)."
             )
 
     def _record(self, model: str, fitted: FittedLens) -> None:
-        """Record the errors of a fitted lens, if they exceed `MIN_REPORTED_ERROR`."""
-        if fitted.max_error > MIN_REPORTED_ERROR:
+        """Record the errors of a fitted lens, if they exceed `NEGLIGIBLE_ERROR`."""
+        if fitted.max_error > NEGLIGIBLE_ERROR:
             self._num_fitted += 1
             self._models.add(model)
             self._max_error = max(self._max_error, fitted.max_error)

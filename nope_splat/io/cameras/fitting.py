@@ -15,16 +15,22 @@ from nope_splat.utils.typing import Array, Indices
 GRID = (17, 13)
 """Columns and rows of the pixel grid, over the whole image, on which lenses are compared."""
 MIN_SHARE = 0.95
-"""A lens is fitted only if the rays of at least this fraction of the grid pixels (see `GRID`) were found."""
+"""A perspective camera is fitted only if it can show the rays of at least this fraction of the grid pixels
+(see `GRID`)."""
+MIN_FISHEYE_SHARE = 0.5
+"""A fisheye camera is fitted only if the rays of at least this fraction of the grid pixels were found. Photos
+of circular fisheye lenses show nothing in their corners."""
 MAX_PERSPECTIVE_ANGLE = np.deg2rad(89.0)
 """Maximum angle between viewing rays and optical axis for a perspective camera. Rays at 90 degrees or more do
 not meet the plane at depth one."""
 MAX_ERROR = 0.01
 """Largest error of a fitted lens at any pixel of the grid (see `GRID`), as a fraction of the longer image
 side."""
+NEGLIGIBLE_ERROR = 0.1
+"""Errors up to this number of pixels do not matter, because keypoints are less accurate."""
 MIN_GAIN = 1.5
-"""A fisheye camera is chosen only if its largest error is smaller by this factor than that of a perspective
-camera."""
+"""A fisheye camera is chosen only if the largest error of a perspective camera matters (see
+`NEGLIGIBLE_ERROR`), and is greater by this factor than that of the fisheye camera."""
 PERSPECTIVE_TERMS = np.array([0, 1, 4, 5])
 """Fitted coefficients of perspective cameras: k1, k2, p1 and p2."""
 FISHEYE_TERMS = np.array([0, 1, 2, 3])
@@ -82,14 +88,14 @@ def fit_lens(lens: Lens, size: Size) -> FittedLens:
         fitted = FittedLens(focal, lens.center, lens.distortion, is_fisheye, *errors)
         return _checked(fitted, lens.model, size)
     rays, valid = lens.unproject(pixels)
-    if valid.mean() < MIN_SHARE:
+    if valid.mean() < (MIN_SHARE if lens.projection == "perspective" else MIN_FISHEYE_SHARE):
         raise UnsuitableLens(lens.model)
     rays, pixels = rays[valid], pixels[valid]
     fitted = _fit(equidistant(rays), pixels, FISHEYE_TERMS, is_fisheye=True)
     in_front = rays[:, 2] > np.cos(MAX_PERSPECTIVE_ANGLE)
     if in_front.sum() >= MIN_SHARE * len(valid):
         flat = _fit(perspective(rays[in_front]), pixels[in_front], PERSPECTIVE_TERMS, is_fisheye=False)
-        if flat.max_error <= MIN_GAIN * fitted.max_error:
+        if flat.max_error <= max(MIN_GAIN * fitted.max_error, NEGLIGIBLE_ERROR):
             fitted = flat
     return _checked(fitted, lens.model, size)
 

@@ -58,6 +58,11 @@ class UnsuitableLens(ValueError):
         super().__init__(f"its camera model is {one_line(model, 40)}, and {reason}")
 
 
+def panorama_error(model: str) -> UnsuitableLens:
+    """Return the exception for a panorama of the whole sphere, given the name of its lens model."""
+    return UnsuitableLens(model, "panoramas of the whole sphere are not supported")
+
+
 @dataclass(frozen=True)
 class Lens:
     """Lens model with its parameters, in pixels; the center of the first pixel is at (0.5, 0.5)."""

@@ -23,7 +23,7 @@ from nope_splat.geometry.rigid import rigid
 from nope_splat.geometry.similarity import Similarity
 from nope_splat.io.camera_checks import InvalidCamera, check_intrinsics, number, rigid_pose
 from nope_splat.io.cameras.entries import CameraEntry, numbers, parsing_camera
-from nope_splat.io.cameras.lenses import Lens, Projection, Size, UnsuitableLens
+from nope_splat.io.cameras.lenses import Lens, Projection, Size, UnsuitableLens, panorama_error
 from nope_splat.utils.typing import Array
 
 logger = logging.getLogger(__name__)
@@ -197,6 +197,8 @@ def _read_calibration(sensor: Element) -> tuple[dict[str, str], Size, str]:
 
 def _lens(values: Mapping[str, str], kind: str, size: Size) -> Lens:
     """Convert the parameters of a calibration to a lens for an image size (width, height) in pixels."""
+    if kind == "spherical":
+        raise panorama_error(kind)
     if kind not in PROJECTIONS:
         raise UnsuitableLens(kind, "only the camera types frame and fisheye are supported")
     if not values:

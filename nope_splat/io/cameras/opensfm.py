@@ -17,7 +17,7 @@ import numpy as np
 from nope_splat.geometry.rigid import invert, rigid, rotation_exp
 from nope_splat.io.camera_checks import InvalidCamera, check_intrinsics, number, rigid_pose
 from nope_splat.io.cameras.entries import CameraEntry, parsing_camera
-from nope_splat.io.cameras.lenses import Lens, Projection, Size, UnsuitableLens
+from nope_splat.io.cameras.lenses import Lens, Projection, Size, UnsuitableLens, panorama_error
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,8 @@ PROJECTIONS: dict[str, tuple[Projection, int]] = {
     "fisheye62": ("equidistant", 6),
 }
 """Projection and number of radial coefficients by `projection_type`."""
+PANORAMAS = frozenset({"spherical", "equirectangular"})
+"""Values of `projection_type` for panoramas of the whole sphere."""
 
 
 def largest_reconstruction(path: Path, content: list[Any] | dict[str, Any]) -> dict[str, Any]:
@@ -89,6 +91,8 @@ def _vector(shot: Mapping[str, Any], key: str) -> np.ndarray:
 def _lens(camera: Mapping[str, Any], size: Size) -> Lens:
     """Read the lens of a camera for an image size (width, height) in pixels."""
     kind = str(camera.get("projection_type", "perspective"))
+    if kind in PANORAMAS:
+        raise panorama_error(kind)
     if kind not in PROJECTIONS:
         raise UnsuitableLens(kind, "only perspective, Brown and fisheye models are supported")
     projection, count = PROJECTIONS[kind]

@@ -13,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from nope_splat.errors import NopeSplatError
+from nope_splat.geometry.distortion import turn_distortion
 from nope_splat.io.cameras.lenses import Size
 from nope_splat.io.cameras.named_camera import NamedCamera
 from nope_splat.io.images import ImageFile
@@ -159,4 +160,9 @@ def _turned(camera: NamedCamera, orientation: int, is_world_mirrored: bool) -> N
     T_stored_upright[:2, :2] = turn.T
     pose = camera.T_world_camera @ T_stored_upright
     x, y = (turn @ camera.offset).tolist()
-    return replace(camera, T_world_camera=MIRROR_WORLD @ pose if is_world_mirrored else pose, offset=(x, y))
+    return replace(
+        camera,
+        T_world_camera=MIRROR_WORLD @ pose if is_world_mirrored else pose,
+        offset=(x, y),
+        distortion=tuple(turn_distortion(np.asarray(camera.distortion), turn).tolist()),
+    )

@@ -58,10 +58,9 @@ def read_named_cameras(path: Path) -> dict[str, NamedCamera]:
     Raises:
         NopeSplatError: If the format is unknown, the file is damaged or contains no camera, an image name
             occurs twice, a pose is mirrored or not finite, an image size is not positive, a focal length is
-            implausible for the image size, or a lens cannot be approximated by a pinhole camera with radial
-            distortion.
+            implausible for the image size, or a lens cannot be approximated by a `Camera`.
     """
-    entries = _read_entries(path)
+    entries = read_camera_entries(path)
     names = _short_names(path, list(entries))
     converter = LensConverter(path)
     cameras = {}
@@ -110,7 +109,7 @@ def read_image_cameras(path: Path, images: Sequence[ImageFile]) -> dict[int, Nam
         NopeSplatError: If the cameras cannot be read (see `read_named_cameras`), most cameras belong to
             no image, or the image size of a camera has a different aspect ratio from its image.
     """
-    entries = _read_entries(path)
+    entries = read_camera_entries(path)
     _short_names(path, list(entries))
     index_of_name = {image.name: index for index, image in enumerate(images)}
     matches = match_names(entries.keys(), index_of_name.keys())
@@ -154,8 +153,8 @@ def _short_names(path: Path, names: list[str]) -> list[str]:
         return short_names(names)
 
 
-def _read_entries(path: Path) -> dict[str, CameraEntry]:
-    """Read camera entries from a file or folder of any supported format.
+def read_camera_entries(path: Path) -> dict[str, CameraEntry]:
+    """Read camera entries, with the lens models of the file, from a file or folder of any supported format.
 
     Args:
         path: The file or folder.

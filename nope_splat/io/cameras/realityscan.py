@@ -28,7 +28,7 @@ FILM_WIDTH = 36.0
 """Longer side, in millimeters, of the sensor for which the file gives focal lengths."""
 DEFAULT_SIZE = (4000.0, 3000.0)
 """Image size (width, height) in pixels to assume if the photos are not found. The size affects only lenses
-that have to be fitted, because they have more distortion coefficients than k1 and k2."""
+that have to be fitted, because they have more distortion coefficients than k1, k2, t1 and t2."""
 DELIMITERS = ",;\t"
 
 

@@ -15,7 +15,7 @@ from nope_splat.geometry.axes import OPENCV_FROM_OPENGL
 from nope_splat.io.camera_checks import InvalidCamera, check_intrinsics, number, rigid_pose
 from nope_splat.io.cameras.colmap_lenses import colmap_lens
 from nope_splat.io.cameras.entries import CameraEntry, parsing_camera
-from nope_splat.io.cameras.lenses import Lens, Size, UnsuitableLens
+from nope_splat.io.cameras.lenses import Lens, Size, UnsuitableLens, panorama_error
 
 PERSPECTIVE = frozenset({"SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "PERSPECTIVE"})
 """Values of `camera_model` for perspective cameras. Their distortion coefficients are zero if the file does
@@ -31,6 +31,8 @@ FISHEYE = frozenset(
     }
 )
 """Values of `camera_model` for equidistant fisheye cameras with radial distortion k1 to k4."""
+PANORAMAS = frozenset({"EQUIRECTANGULAR", "SPHERICAL"})
+"""Values of `camera_model` for panoramas of the whole sphere."""
 RADIAL = ("k1", "k2", "k3", "k4")
 
 
@@ -103,6 +105,9 @@ def read_lens(values: Mapping[str, Any], size: Size) -> Lens:
         InvalidCamera: If a value is missing, not finite or out of range.
         UnsuitableLens: If the camera model cannot be converted.
     """
+    model = str(values.get("camera_model", "OPENCV")).upper()
+    if model in PANORAMAS:
+        raise panorama_error(model)
     width, height = size
     if "fl_x" in values:
         fl_x = number(values, "fl_x")
@@ -113,13 +118,14 @@ def read_lens(values: Mapping[str, Any], size: Size) -> Lens:
     radial = tuple(number(values, key, 0.0) for key in RADIAL)
     tangential = number(values, "p1", 0.0), number(values, "p2", 0.0)
     check_intrinsics(size, (fl_x, fl_y), (*center, *radial, *tangential))
-    model = str(values.get("camera_model", "OPENCV")).upper()
     if values.get("is_fisheye") is True and model in PERSPECTIVE:  # instant-ngp
         model = "OPENCV_FISHEYE"
     if model in PERSPECTIVE:  # as nerfstudio, which gives k3 and k4 to r^6 and r^8
         return Lens(model, (fl_x, fl_y), center, _trimmed(radial), tangential=tangential)
     if model in FISHEYE:
-        return Lens(model, (fl_x, fl_y), center, _trimmed(radial), projection="equidistant")
+        return Lens(
+            model, (fl_x, fl_y), center, _trimmed(radial), tangential=tangential, projection="equidistant"
+        )
     if model == "FULL_OPENCV":
         others = [number(values, key, 0.0) for key in ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")]
         check_intrinsics(size, (fl_x, fl_y), others)
@@ -128,7 +134,7 @@ def read_lens(values: Mapping[str, Any], size: Size) -> Lens:
         others = _distortion_params(values)
         check_intrinsics(size, (fl_x, fl_y), others)
         return colmap_lens("RAD_TAN_THIN_PRISM_FISHEYE", (fl_x, fl_y, *center, *others))
-    raise UnsuitableLens(model, "only pinhole and fisheye models are supported")
+    raise UnsuitableLens(model, "only perspective and fisheye models are supported")
 
 
 def _focal_of_angle(angle: float, width: float) -> float:

@@ -16,7 +16,14 @@ from scipy.spatial.transform import Rotation
 
 from nope_splat.geometry.camera import Camera
 from nope_splat.geometry.rigid import invert, transform
-from nope_splat.io.cameras import NamedCamera, metashape, opensfm, read_named_cameras, realityscan
+from nope_splat.io.cameras import (
+    NamedCamera,
+    metashape,
+    opensfm,
+    read_ground_truth,
+    read_named_cameras,
+    realityscan,
+)
 from nope_splat.io.cameras.entries import CameraEntry
 from nope_splat.io.export import write_colmap
 
@@ -42,10 +49,9 @@ def poses() -> np.ndarray:
 
 def projected(camera: NamedCamera, world: np.ndarray, size: tuple[int, int] = SIZE) -> np.ndarray:
     longer = max(size)
-    pinhole = Camera(
-        camera.focal * longer, (camera.offset[0] * longer, camera.offset[1] * longer), camera.radial
-    )
-    return pinhole.project(transform(invert(camera.T_world_camera), world), np.array(size))
+    offset = camera.offset[0] * longer, camera.offset[1] * longer
+    in_pixels = Camera(camera.focal * longer, offset, camera.distortion, camera.is_fisheye)
+    return in_pixels.project(transform(invert(camera.T_world_camera), world), np.array(size))
 
 
 def entry_projected(entry: CameraEntry, world: np.ndarray) -> np.ndarray:
@@ -329,7 +335,22 @@ def test_fisheye_lenses_of_transforms(tmp_path: Path) -> None:
     radius = np.linalg.norm(plane, axis=1, keepdims=True)
     theta = np.arctan(radius)
     expected = 500 * (theta + 0.02 * theta**3 - 0.01 * theta**5) * plane / radius + [326, 228]
-    np.testing.assert_allclose(projected(camera, worlds()[0]), expected, atol=0.5)
+    np.testing.assert_allclose(projected(camera, worlds()[0]), expected, atol=1e-9)
+
+
+def test_every_frame_of_transforms_may_have_another_camera_model(tmp_path: Path) -> None:
+    fisheye = {"camera_model": "OPENCV_FISHEYE", "k1": 0.02, "k3": 1e-3, "k4": 1e-4, "p1": 0.0}
+    path = transforms(tmp_path, {**PINHOLE, "camera_model": "OPENCV", "k1": -0.1, "k2": 0.02, "p1": 1e-3})
+    content = json.loads(path.read_text())
+    content["frames"][2] |= {**fisheye, "k2": 0.0}
+    path.write_text(json.dumps(content))
+    cameras = read_named_cameras(path)
+    for name, camera in cameras.items():
+        assert camera.is_fisheye == (name == "2.jpg")
+        expected = (
+            (0.02, 0.0, 1e-3, 1e-4, 0.0, 0.0) if camera.is_fisheye else (-0.1, 0.02, 0.0, 0.0, 1e-3, 0.0)
+        )
+        assert camera.distortion == expected
 
 
 @pytest.mark.parametrize("model", ["EQUIRECTANGULAR", "VR180_L", "ORTHOPHOTO", 5])
@@ -337,6 +358,32 @@ def test_other_camera_models_of_transforms_are_refused(model: object, tmp_path: 
     path = transforms(tmp_path, {**PINHOLE, "camera_model": model})
     with refused("unreadable-file", path, model):
         read_named_cameras(path)
+
+
+def test_panoramas_are_refused_by_their_name(tmp_path: Path) -> None:
+    path = transforms(tmp_path, {"w": 640, "h": 320, "camera_model": "EQUIRECTANGULAR"})
+    with refused("unreadable-file", path, "EQUIRECTANGULAR, and panoramas of the whole sphere"):
+        read_named_cameras(path)
+    with refused("unreadable-file", path, "EQUIRECTANGULAR, and panoramas of the whole sphere"):
+        read_ground_truth(path)
+
+
+def test_sensors_of_a_colmap_rig_stay_cameras_of_their_own(tmp_path: Path) -> None:
+    pycolmap = pytest.importorskip("pycolmap")
+    options = pycolmap.SyntheticDatasetOptions()
+    options.num_rigs, options.num_cameras_per_rig, options.num_frames_per_rig = 1, 2, 4
+    options.num_points3D = 20
+    model = pycolmap.synthesize_dataset(options)
+    for camera_id, camera in model.cameras.items():
+        camera.focal_length = 1000.0 + 100.0 * camera_id
+    model.write(tmp_path)
+    assert (tmp_path / "rigs.bin").is_file()
+    cameras = read_named_cameras(tmp_path)
+    assert len(cameras) == 8
+    for image in model.images.values():
+        camera, expected = cameras[image.name], image.cam_from_world().inverse().matrix()
+        np.testing.assert_allclose(camera.T_world_camera[:3], expected, atol=1e-12)
+        assert camera.focal * 1024 == pytest.approx(1000.0 + 100.0 * image.camera_id)
 
 
 def test_the_colmap_model_with_the_most_photos_is_read(

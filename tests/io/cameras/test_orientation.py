@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from scipy.spatial.transform import Rotation
 
 from nope_splat.geometry.camera import Camera
+from nope_splat.geometry.distortion import distort
 from nope_splat.geometry.rigid import invert, transform
 from nope_splat.io.cameras import NamedCamera, read_image_cameras
 from nope_splat.io.colmap import ColmapCamera, ColmapImage, ColmapModel, ColmapPoints, write_binary
@@ -20,7 +21,10 @@ from nope_splat.io.exif import ExifData
 from nope_splat.io.images import ImageFile
 
 MIRRORED = (2, 4, 5, 7)
-POINT = np.array([0.2, -0.1, 3.0])
+POINT = np.array([0.8, -0.5, 3.0])
+DISTORTION = (0.05, 0.02, 0.3, -0.2)
+"""Distortion of the camera: k1, k2, p1 and p2. The tangential terms move the point by about 20 pixels."""
+TERMS = (*DISTORTION[:2], 0.0, 0.0, *DISTORTION[2:])
 
 
 def image_file(name: str, size: tuple[int, int], orientation: int = 1) -> ImageFile:
@@ -31,10 +35,11 @@ def image_file(name: str, size: tuple[int, int], orientation: int = 1) -> ImageF
 def write_model(
     folder: Path, size: tuple[int, int], names: list[str], poses: list[np.ndarray], scale: float = 1.0
 ) -> Path:
-    """Write a COLMAP model with an off-center pinhole camera for images of a size."""
+    """Write a COLMAP model with an off-center camera with tangential distortion for images of a size."""
     folder.mkdir(parents=True, exist_ok=True)
     width, height = (round(scale * side) for side in size)
-    params = (500.0 * scale, 510.0 * scale, (size[0] / 2 + 7) * scale, (size[1] / 2 - 4) * scale)
+    focal, center = 300.0 * scale, ((size[0] / 2 + 7) * scale, (size[1] / 2 - 4) * scale)
+    params = (focal, focal, *center, *DISTORTION)
     empty = np.zeros((0, 3))
     points = ColmapPoints(
         empty, empty.astype(np.uint8), np.zeros(0), np.zeros(1, np.int64), np.zeros((0, 2), np.int64)
@@ -43,7 +48,7 @@ def write_model(
         number: ColmapImage(name, 1, pose)
         for number, (name, pose) in enumerate(zip(names, poses, strict=True), 1)
     }
-    write_binary(ColmapModel({1: ColmapCamera("PINHOLE", width, height, params)}, images, points), folder)
+    write_binary(ColmapModel({1: ColmapCamera("OPENCV", width, height, params)}, images, points), folder)
     return folder
 
 
@@ -61,8 +66,8 @@ def poses(count: int) -> list[np.ndarray]:
 def project(camera: NamedCamera, point: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     longer = max(size)
     offset = camera.offset[0] * longer, camera.offset[1] * longer
-    pinhole = Camera(camera.focal * longer, offset, camera.radial)
-    return pinhole.project(transform(invert(camera.T_world_camera), point), np.array(size))
+    in_pixels = Camera(camera.focal * longer, offset, camera.distortion, camera.is_fisheye)
+    return in_pixels.project(transform(invert(camera.T_world_camera), point), np.array(size))
 
 
 def upright_position(xy: np.ndarray, size: tuple[int, int], orientation: int) -> np.ndarray:
@@ -92,7 +97,8 @@ def test_points_are_projected_to_upright_pixels(
     )  # the world of mirrored pixels is mirrored
     for index, pose in enumerate(poses(2)):
         x, y, z = transform(pose, POINT)
-        stored = np.array([505 * x / z + size[0] / 2 + 7, 505 * y / z + size[1] / 2 - 4])
+        bent = distort(np.array([x / z, y / z]), TERMS)
+        stored = 300 * bent + np.array([size[0] / 2 + 7, size[1] / 2 - 4])
         expected = upright_position(stored, size, orientation)
         np.testing.assert_allclose(project(cameras[index], world, upright), expected, atol=1.0)
         assert np.linalg.det(cameras[index].T_world_camera) == pytest.approx(1)
