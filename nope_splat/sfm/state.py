@@ -16,7 +16,7 @@ from nope_splat.geometry.robust import RAYLEIGH_MEDIAN
 from nope_splat.scene.tracks import Tracks
 from nope_splat.sfm.bundle_adjustment.options import BundleAdjustmentOptions
 from nope_splat.sfm.bundle_adjustment.problem import BundleProblem
-from nope_splat.sfm.bundle_adjustment.solver import BundleResult, bundle_adjust, intrinsics_covariance
+from nope_splat.sfm.bundle_adjustment.solver import BundleResult, bundle_adjust
 from nope_splat.sfm.camera_groups import CameraGroups
 from nope_splat.sfm.mapper_options import IntrinsicsPriorOptions
 from nope_splat.sfm.pose_estimation import PoselibCamera, poselib_camera
@@ -394,33 +394,3 @@ class SfmState:
                 np.column_stack([self.focal_prior.sigma, *2 * [self.offset_sigma], self.radial_sigma])
             ),
         )
-
-    def focal_uncertainty(
-        self, refine_principal_point: Mask, refine_extra_params: Mask, device: str = "cpu"
-    ) -> float:
-        """Estimate the relative standard deviation of the focal length from the current reprojection errors.
-
-        With several cameras, the result is the largest value among cameras with a registered image.
-
-        Args:
-            refine_principal_point: Whether each camera's principal point counts as unknown. (K,).
-            refine_extra_params: Whether each camera's radial distortion counts as unknown. (K,).
-            device: PyTorch device for the computation.
-
-        Returns:
-            Standard deviation divided by the focal length; zero if the focal length is fixed, infinite if the
-            observations do not constrain the cameras.
-        """
-        result = self.bundle_adjust(
-            BundleAdjustmentOptions(
-                refine_principal_point=refine_principal_point,
-                refine_extra_params=refine_extra_params,
-                max_iterations=0,
-                device=device,
-            )
-        )
-        covariance = None if result is None else intrinsics_covariance(result.problem)
-        if result is None or covariance is None:
-            return float("inf")
-        variances = covariance.diagonal().cpu().numpy().reshape(len(self.focal), -1)[:, 0]
-        return result.noise * float(variances[self.camera_ids[self.registered]].max()) ** 0.5

@@ -123,7 +123,7 @@ class FocalProfileOptions:
     """Maximum number of steps of each bundle adjustment in the test of other focal lengths."""
     coarse_tolerance: Annotated[float, POSITIVE] = 0.01
     """At other focal lengths, bundle adjustment first stops when a step reduces the cost by less than this
-    fraction of the cost. It continues only if the noise ratio is less than `min_clear_ratio`."""
+    fraction of the cost. It continues only if a noise ratio may be less than `min_clear_ratio`."""
     min_clear_ratio: Annotated[float, Gt(1)] = 1.2
     """Minimum noise ratio at which a focal length is clearly determined, without an exact ratio."""
 
