@@ -161,4 +161,3 @@ def sample_poses(
     steps = torch.zeros(num_samples, len(free), dtype=T.dtype, device=T.device)
     steps[:, free] = noise * torch.linalg.solve_triangular(factor.mT, normal.to(T.device), upper=True).T
     return move_poses(T.expand(num_samples, -1, -1, -1), steps[:, : 6 * len(T)].view(num_samples, -1, 6))
-

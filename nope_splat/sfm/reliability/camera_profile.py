@@ -50,14 +50,17 @@ def camera_profile(state: SfmState, options: CameraProfileOptions, device: str) 
     if state.fix_focal:
         return neutral
     rows = sample_observations(state, options.max_num_observations)
-    shared, separate = state.snapshot(), separate_cameras(state, options)
-    adjustment = BundleAdjustmentOptions(
-        max_iterations=options.max_iterations, tolerance=options.tolerance, device=device
-    )
-    shared_result = shared.bundle_adjust(adjustment, rows)
-    separate_result = separate.bundle_adjust(replace(adjustment, refine_principal_point=True), rows)
-    if shared_result is None or separate_result is None:
-        return neutral
+    shared, separate, noise_ratio = state.snapshot(), separate_cameras(state, options), 1.0
+    adjustment = BundleAdjustmentOptions(max_iterations=options.max_iterations, device=device)
+    for tolerance in (options.coarse_tolerance, options.tolerance):
+        adjustment = replace(adjustment, tolerance=tolerance)
+        shared_result = shared.bundle_adjust(adjustment, rows)
+        separate_result = separate.bundle_adjust(replace(adjustment, refine_principal_point=True), rows)
+        if shared_result is None or separate_result is None:
+            return neutral
+        noise_ratio = float(np.sqrt(shared_result.cost / separate_result.cost))
+        if noise_ratio <= options.max_clear_ratio:
+            break
     deviates = np.zeros(len(state.registered), bool)
     for camera in np.unique(state.camera_ids[state.registered]):
         images = np.flatnonzero(state.registered & (state.camera_ids == camera))
@@ -65,7 +68,6 @@ def camera_profile(state: SfmState, options: CameraProfileOptions, device: str) 
         shift = np.linalg.norm(offset - np.median(offset, axis=0), axis=1) / state.longer_sides[camera]
         deviates[images] = np.abs(log_focal - np.median(log_focal)) > options.max_log_focal_deviation
         deviates[images] |= shift > options.max_principal_point_deviation
-    noise_ratio = float(np.sqrt(shared_result.cost / separate_result.cost))
     return CameraProfile(noise_ratio, deviates, separate.focal)
 
 

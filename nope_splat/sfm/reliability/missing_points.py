@@ -143,7 +143,7 @@ class _Visibility:
         points_camera = transform(state.T_camera_world[image_ids], state.points[points])
         camera = state.camera_ids[image_ids]
         xy = project(points_camera, state.focal[camera, None], state.radial[camera], min_depth=1e-9)
-        return xy + state.offsets(image_ids), points_camera[:, 2]
+        return xy + state.offsets(np.arange(len(state.registered)))[image_ids], points_camera[:, 2]
 
     def cells_at(self, image_ids: Indices | int, xy: Array) -> Indices:
         """Compute the index of the grid cell of each position in an image.
@@ -155,9 +155,10 @@ class _Visibility:
         Returns:
             Cell indices, row by row; positions outside the grid get the nearest cell. (n,).
         """
-        size, half_size = self.options.num_grid_cells, self.state.half_size[image_ids]
-        longer_side = 2 * half_size.max(axis=-1, keepdims=True)
-        cells = ((xy + half_size) / longer_side * size).astype(np.int64).clip(0, size - 1)
+        size, half_size = self.options.num_grid_cells, self.state.half_size
+        longer_sides = 2 * half_size.max(axis=1, keepdims=True)
+        cells = ((xy + half_size[image_ids]) / longer_sides[image_ids] * size).astype(np.int64)
+        cells = cells.clip(0, size - 1)
         return cells[:, 1] * size + cells[:, 0]
 
     def expected(self, first: int) -> tuple[Indices, Indices, Indices]:
@@ -180,10 +181,10 @@ class _Visibility:
         number, index = np.nonzero(self._is_similar_direction(first, others, points))
         second, index_points = others[number], points[index]
         xy, depth = self.project(second, index_points)
-        half_size = state.half_size[second]
-        margin = 2 * options.margin_ratio * half_size.max(axis=1, keepdims=True)
-        is_expected = (np.abs(xy) < half_size - margin).all(axis=1) & (depth > 0)
-        _, depth_first = self.project(first, points)
+        margin = 2 * options.margin_ratio * state.half_size.max(axis=1, keepdims=True)
+        is_inside = np.abs(xy) < (state.half_size - margin)[second]
+        is_expected = is_inside[:, 0] & is_inside[:, 1] & (depth > 0)
+        depth_first = transform(state.T_camera_world[first], state.points[points])[:, 2]
         focal, focal_first = state.focal[state.camera_ids[second]], state.focal[state.camera_ids[first]]
         scale = (focal / np.maximum(depth, 1e-9)) / (focal_first / np.maximum(depth_first, 1e-9))[index]
         is_expected &= (scale < options.max_scale_ratio) & (scale > 1 / options.max_scale_ratio)
@@ -203,7 +204,11 @@ class _Visibility:
         Returns:
             True where the directions differ by less than `max_view_angle`. (m, n).
         """
-        views = self.state.points[points, None] - self.state.centers()[np.append(others, first)]
-        views /= np.linalg.norm(views, axis=2, keepdims=True) + 1e-300
-        cosine = np.einsum("nmi,ni->mn", views[:, :-1], views[:, -1])
-        return cosine > np.cos(np.radians(self.options.max_view_angle))
+        positions, centers = self.state.points[points].T, self.state.centers().T
+        view_first = positions - centers[:, first, None]
+        views = positions[:, None] - centers[:, others, None]
+        lengths = np.sqrt(
+            np.einsum("imn,imn->mn", views, views) * np.einsum("in,in->n", view_first, view_first)
+        )
+        cosine = np.cos(np.radians(self.options.max_view_angle))
+        return np.einsum("imn,in->mn", views, view_first) > cosine * lengths

@@ -57,8 +57,7 @@ def test_directions_within_a_burst_do_not_count(tmp_path: Path) -> None:
     made = make_scene(poses=poses, num_points=400, wrong=0.0)
     precision = CameraPrecision.of(refined(made, tmp_path), "cpu")
     error, with_bursts = (
-        precision.pose_error(PosePrecisionOptions(min_baseline_ratio=ratio))
-        for ratio in (0.02, 0)
+        precision.pose_error(PosePrecisionOptions(min_baseline_ratio=ratio)) for ratio in (0.02, 0)
     )
     assert error < 0.3
     assert with_bursts > 2 * error
