@@ -46,21 +46,16 @@ def camera_profile(state: SfmState, options: CameraProfileOptions, device: str) 
     Returns:
         The effect on the noise, and the images that deviate.
     """
-    neutral = CameraProfile(1.0, np.zeros(len(state.registered), bool), state.focal[state.camera_ids])
     if state.fix_focal:
-        return neutral
-    rows = sample_observations(state, options.max_num_observations)
-    shared, separate, noise_ratio = state.snapshot(), separate_cameras(state, options), 1.0
-    adjustment = BundleAdjustmentOptions(max_iterations=options.max_iterations, device=device)
-    for tolerance in (options.coarse_tolerance, options.tolerance):
-        adjustment = replace(adjustment, tolerance=tolerance)
-        shared_result = shared.bundle_adjust(adjustment, rows)
-        separate_result = separate.bundle_adjust(replace(adjustment, refine_principal_point=True), rows)
-        if shared_result is None or separate_result is None:
-            return neutral
-        noise_ratio = float(np.sqrt(shared_result.cost / separate_result.cost))
-        if noise_ratio <= options.max_clear_ratio:
-            break
+        focals = state.focal[state.camera_ids]
+        return CameraProfile(1.0, np.zeros(len(focals), bool), focals)
+    adjustment = BundleAdjustmentOptions(
+        max_iterations=options.max_iterations, tolerance=options.coarse_tolerance, device=device
+    )
+    noise_ratio, separate = _adjust_separately(state, options, adjustment)
+    if noise_ratio > options.max_clear_ratio:
+        adjustment = replace(adjustment, tolerance=options.tolerance)
+        noise_ratio, separate = _adjust_separately(state, options, adjustment)
     deviates = np.zeros(len(state.registered), bool)
     for camera in np.unique(state.camera_ids[state.registered]):
         images = np.flatnonzero(state.registered & (state.camera_ids == camera))
@@ -69,6 +64,28 @@ def camera_profile(state: SfmState, options: CameraProfileOptions, device: str) 
         deviates[images] = np.abs(log_focal - np.median(log_focal)) > options.max_log_focal_deviation
         deviates[images] |= shift > options.max_principal_point_deviation
     return CameraProfile(noise_ratio, deviates, separate.focal)
+
+
+def _adjust_separately(
+    state: SfmState, options: CameraProfileOptions, adjustment: BundleAdjustmentOptions
+) -> tuple[float, SfmState]:
+    """Bundle-adjust a sample of the observations with shared and with separate intrinsics.
+
+    Args:
+        state: The refined state; not changed.
+        options: Number of observations.
+        adjustment: Stopping criteria of both bundle adjustments.
+
+    Returns:
+        Ratio of the noise (see `CameraProfile.noise_ratio`), and the state with separate intrinsics.
+    """
+    rows = sample_observations(state, options.max_num_observations)
+    separate = separate_cameras(state, options)
+    shared_result = state.snapshot().bundle_adjust(adjustment, rows)
+    separate_result = separate.bundle_adjust(replace(adjustment, refine_principal_point=True), rows)
+    if shared_result is None or separate_result is None:
+        return 1.0, separate
+    return float(np.sqrt(shared_result.cost / separate_result.cost)), separate
 
 
 def separate_cameras(state: SfmState, options: CameraProfileOptions) -> SfmState:

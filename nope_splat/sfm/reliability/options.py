@@ -160,12 +160,11 @@ class CameraProfileOptions:
     """Maximum number of steps of each bundle adjustment."""
     coarse_tolerance: Annotated[float, POSITIVE] = 5e-3
     """Each bundle adjustment first stops when a step reduces the cost by less than this fraction of the cost.
-    It continues only if the noise ratio is more than `max_clear_ratio`."""
+    It is repeated with `tolerance` only if the noise ratio is more than `max_clear_ratio`."""
     max_clear_ratio: Annotated[float, Gt(1)] = 1.1
     """Maximum noise ratio at which photos clearly fit one camera, without an exact ratio."""
     tolerance: Annotated[float, POSITIVE] = 1e-3
-    """If the noise ratio is more than `max_clear_ratio`, each bundle adjustment stops when a step reduces the
-    cost by less than this fraction of the cost."""
+    """Repeated bundle adjustments stop when a step reduces the cost by less than this fraction of the cost."""
 
 
 @dataclass(frozen=True)
