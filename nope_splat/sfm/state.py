@@ -333,7 +333,7 @@ class SfmState:
         if len(used) < options.min_num_observations:
             return None
         problem = self._bundle_problem(used, free_images, options)
-        result = bundle_adjust(problem, options.max_iterations, options.tolerance)
+        result = bundle_adjust(problem, options.max_iterations, options.tolerance, options.clear_cost)
         adjusted = result.problem
         self.T_camera_world[np.unique(self.image_ids[used])] = adjusted.T_camera_world.cpu().numpy()
         self.points[np.unique(self.track_ids[used])] = adjusted.points.cpu().numpy()

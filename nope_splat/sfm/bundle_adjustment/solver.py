@@ -7,6 +7,7 @@ system of the poses and the shared intrinsics.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -49,18 +50,21 @@ class BundleResult:
         return (self.cost / max(2 * len(problem.xy) - unknowns, 1)) ** 0.5
 
 
-def bundle_adjust(problem: BundleProblem, max_iterations: int = 25, tolerance: float = 1e-5) -> BundleResult:
+def bundle_adjust(
+    problem: BundleProblem, max_iterations: int = 25, tolerance: float = 1e-5, clear_cost: float = math.inf
+) -> BundleResult:
     """Minimize the Huber cost of the reprojection errors plus the cost of the priors on the intrinsics.
 
     Args:
         problem: Observations and initial variables.
         max_iterations: Maximum number of accepted steps.
         tolerance: The iteration stops when a step reduces the cost by less than this fraction of the cost.
+        clear_cost: The iteration stops when the final cost will clearly be larger than this value.
 
     Returns:
         The problem with adjusted variables, and its cost before and after.
     """
-    config = replace(SOLVER, max_iterations=max_iterations, tolerance=tolerance)
+    config = replace(SOLVER, max_iterations=max_iterations, tolerance=tolerance, clear_cost=clear_cost)
     result = levenberg_marquardt(_BundleAdjustment(problem), problem, config)
     return BundleResult(result.state, problem.cost, result.state.cost, result.iterations)
 

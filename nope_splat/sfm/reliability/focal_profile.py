@@ -60,7 +60,6 @@ def focal_profile(state: SfmState, options: FocalProfileOptions, device: str) ->
     exact = BundleAdjustmentOptions(
         refine_focal_length=False, max_iterations=options.max_iterations, device=device
     )
-    coarse = replace(exact, tolerance=options.coarse_tolerance)
 
     def minimal_cost(at: SfmState, adjustment: BundleAdjustmentOptions) -> float:
         result = at.bundle_adjust(adjustment, rows)
@@ -71,11 +70,13 @@ def focal_profile(state: SfmState, options: FocalProfileOptions, device: str) ->
     reference = minimal_cost(refined, replace(exact, max_iterations=0))
     if not np.isfinite(reference):
         return FocalProfile(np.inf, np.inf)
+    clear_ratio = options.min_clear_ratio**2
+    coarse = replace(exact, tolerance=options.coarse_tolerance, clear_cost=clear_ratio * reference)
     zoomed = [dolly_zoom(state, factor) for factor in (options.focal_factor, 1 / options.focal_factor)]
     costs = np.array([minimal_cost(at, coarse) for at in zoomed])
-    if costs.min() < options.min_clear_ratio**2 * reference:
+    if costs.min() < clear_ratio * reference:
         reference = minimal_cost(refined, exact)
-        for index in np.flatnonzero(costs < options.min_clear_ratio**2 * reference).tolist():
+        for index in np.flatnonzero(costs < clear_ratio * reference).tolist():
             costs[index] = minimal_cost(zoomed[index], exact)
     return FocalProfile(*np.sqrt(costs / reference).tolist())
 

@@ -164,7 +164,8 @@ class CameraProfileOptions:
     max_clear_ratio: Annotated[float, Gt(1)] = 1.1
     """Maximum noise ratio at which photos clearly fit one camera, without an exact ratio."""
     tolerance: Annotated[float, POSITIVE] = 1e-3
-    """Repeated bundle adjustments stop when a step reduces the cost by less than this fraction of the cost."""
+    """A repeated bundle adjustment stops when a step reduces the cost by less than this fraction of the
+    cost."""
 
 
 @dataclass(frozen=True)
