@@ -44,7 +44,8 @@ class FocalProfile:
 def focal_profile(state: SfmState, options: FocalProfileOptions, device: str) -> FocalProfile:
     """Compare the observation noise at a longer, a shorter and the refined focal length.
 
-    Poses and points are bundle-adjusted at each focal length.
+    Poses and points are bundle-adjusted at each focal length. If both ratios are clearly larger than
+    `FocalProfileOptions.min_clear_ratio`, bundle adjustment ends early and the ratios are not exact.
 
     Args:
         state: The refined state; not changed.
@@ -65,18 +66,18 @@ def focal_profile(state: SfmState, options: FocalProfileOptions, device: str) ->
         result = at.bundle_adjust(adjustment, rows)
         return np.inf if result is None else result.cost
 
-    # The poses are not yet adjusted to the sample, so this cost is too large and the ratios are too small.
+    # The poses are not adjusted to the sample, so this cost is an upper bound of the reference.
     refined = state.snapshot()
     reference = minimal_cost(refined, replace(exact, max_iterations=0))
     if not np.isfinite(reference):
         return FocalProfile(np.inf, np.inf)
-    clear_ratio = options.min_clear_ratio**2
-    coarse = replace(exact, tolerance=options.coarse_tolerance, clear_cost=clear_ratio * reference)
+    clear_factor = options.min_clear_ratio**2
+    coarse = replace(exact, tolerance=options.coarse_tolerance, clear_cost=clear_factor * reference)
     zoomed = [dolly_zoom(state, factor) for factor in (options.focal_factor, 1 / options.focal_factor)]
     costs = np.array([minimal_cost(at, coarse) for at in zoomed])
-    if costs.min() < clear_ratio * reference:
+    if costs.min() < clear_factor * reference:
         reference = minimal_cost(refined, exact)
-        for index in np.flatnonzero(costs < clear_ratio * reference).tolist():
+        for index in np.flatnonzero(costs < clear_factor * reference).tolist():
             costs[index] = minimal_cost(zoomed[index], exact)
     return FocalProfile(*np.sqrt(costs / reference).tolist())
 
