@@ -17,7 +17,7 @@ from nope_splat.geometry.robust import RAYLEIGH_MEDIAN
 from nope_splat.scene.tracks import Tracks
 from nope_splat.sfm.bundle_adjustment.options import BundleAdjustmentOptions
 from nope_splat.sfm.bundle_adjustment.problem import BundleProblem
-from nope_splat.sfm.bundle_adjustment.solver import BundleResult, bundle_adjust, intrinsics_covariance
+from nope_splat.sfm.bundle_adjustment.solver import BundleResult, bundle_adjust
 from nope_splat.sfm.camera_groups import CameraGroups
 from nope_splat.sfm.mapper_options import IntrinsicsPriorOptions
 from nope_splat.utils.typing import Array, Indices, Mask
@@ -357,7 +357,7 @@ class SfmState:
         if len(used) < options.min_num_observations:
             return None
         problem = self._bundle_problem(used, free_images, options)
-        result = bundle_adjust(problem, options.max_iterations, options.tolerance)
+        result = bundle_adjust(problem, options.max_iterations, options.tolerance, options.clear_cost)
         adjusted = result.problem
         self.T_camera_world[np.unique(self.image_ids[used])] = adjusted.T_camera_world.cpu().numpy()
         self.points[np.unique(self.track_ids[used])] = adjusted.points.cpu().numpy()
@@ -415,34 +415,3 @@ class SfmState:
             ),
             is_fisheye=tensor(self.is_fisheye) if self.is_fisheye.any() else None,
         )
-
-    def focal_uncertainty(
-        self, refine_principal_point: Mask, refine_extra_params: Mask, device: str = "cpu"
-    ) -> float:
-        """Estimate the relative standard deviation of the focal length from the current reprojection errors.
-
-        With several cameras, the result is the largest value among cameras with a registered image.
-
-        Args:
-            refine_principal_point: Whether each camera's principal point counts as unknown. (K,).
-            refine_extra_params: Whether each distortion coefficient of each camera counts as unknown.
-                (K, 6).
-            device: PyTorch device for the computation.
-
-        Returns:
-            Standard deviation divided by the focal length; zero if the focal length is fixed, infinite if the
-            observations do not constrain the cameras.
-        """
-        result = self.bundle_adjust(
-            BundleAdjustmentOptions(
-                refine_principal_point=refine_principal_point,
-                refine_extra_params=refine_extra_params,
-                max_iterations=0,
-                device=device,
-            )
-        )
-        covariance = None if result is None else intrinsics_covariance(result.problem)
-        if result is None or covariance is None:
-            return float("inf")
-        variances = covariance.diagonal().cpu().numpy().reshape(len(self.focal), -1)[:, 0]
-        return result.noise * float(variances[self.camera_ids[self.registered]].max()) ** 0.5

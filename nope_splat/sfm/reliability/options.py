@@ -123,7 +123,7 @@ class FocalProfileOptions:
     """Maximum number of steps of each bundle adjustment in the test of other focal lengths."""
     coarse_tolerance: Annotated[float, POSITIVE] = 0.01
     """At other focal lengths, bundle adjustment first stops when a step reduces the cost by less than this
-    fraction of the cost. It continues only if the noise ratio is less than `min_clear_ratio`."""
+    fraction of the cost. It continues only if a noise ratio may be less than `min_clear_ratio`."""
     min_clear_ratio: Annotated[float, Gt(1)] = 1.2
     """Minimum noise ratio at which a focal length is clearly determined, without an exact ratio."""
 
@@ -158,8 +158,14 @@ class CameraProfileOptions:
     the longest tracks are used."""
     max_iterations: Annotated[int, COUNT] = 15
     """Maximum number of steps of each bundle adjustment."""
+    coarse_tolerance: Annotated[float, POSITIVE] = 5e-3
+    """Each bundle adjustment first stops when a step reduces the cost by less than this fraction of the cost.
+    It is repeated with `tolerance` only if the noise ratio is more than `max_clear_ratio`."""
+    max_clear_ratio: Annotated[float, Gt(1)] = 1.1
+    """Maximum noise ratio at which photos clearly fit one camera, without an exact ratio."""
     tolerance: Annotated[float, POSITIVE] = 1e-3
-    """Each bundle adjustment stops when a step reduces the cost by less than this fraction of the cost."""
+    """A repeated bundle adjustment stops when a step reduces the cost by less than this fraction of the
+    cost."""
 
 
 @dataclass(frozen=True)
