@@ -21,6 +21,7 @@ NoticeCode = Literal[
     "mixed-cameras",
     "separated-cameras",
     "uncertain-poses",
+    "rolling-shutter",
     "weak-support",
 ]
 """Kind of a notice; the docstring of `Notice` explains each code."""
@@ -44,6 +45,7 @@ class Notice:
     - `mixed-cameras`: Some images were cropped, zoomed or taken with another lens.
     - `separated-cameras`: Images of one size do not fit one focal length and were assigned several cameras.
     - `uncertain-poses`: The observations are too noisy or too few for accurate poses.
+    - `rolling-shutter`: The cameras moved while the rows of their images were read.
     - `weak-support`: Few images or few points support the result.
     """
 

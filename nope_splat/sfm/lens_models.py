@@ -52,14 +52,16 @@ def refine_lens_models(
     free, exceeds_prior = _refine_terms(state, adjustment, options, free)
     adjustment = replace(adjustment, refine_extra_params=free)
     is_strong = exceeds_prior | _bends_strongly(state, options.min_fisheye_distortion)
-    for camera in np.flatnonzero(is_strong & ~state.is_fisheye):
+    for camera in np.flatnonzero(is_strong & ~state.is_fisheye).tolist():
         free = _prefer_fisheye(state, adjustment, options, free, camera)
     adjustment = replace(adjustment, refine_extra_params=free)
-    added = np.where(state.is_fisheye[:, None], HIGHER_RADIAL, TANGENTIAL) & free.any(axis=1)[:, None]
+    has_distortion: Mask = free.any(axis=1)
+    added = np.where(state.is_fisheye[:, None], HIGHER_RADIAL, TANGENTIAL) & has_distortion[:, None]
     added &= _significant(state, adjustment, added, options)[:, None]
     if added.any():
         extended, _ = _refine_terms(state, adjustment, options, free | added)
-        free = np.where((extended >= free).all(axis=1)[:, None], extended, free)
+        is_extended: Mask = (extended >= free).all(axis=1)
+        free = np.where(is_extended[:, None], extended, free)
     return free
 
 
@@ -185,7 +187,8 @@ def _refine_terms(
     def bundle_adjust(cameras: Mask) -> BundleResult | None:
         return state.bundle_adjust(replace(adjustment, refine_extra_params=free & cameras[:, None]))
 
-    refined = refine_where_determined(state, free.any(axis=1), bundle_adjust, is_determined)
+    has_terms: Mask = free.any(axis=1)
+    refined = refine_where_determined(state, has_terms, bundle_adjust, is_determined)
     return free & refined[:, None], exceeds_prior & ~refined
 
 

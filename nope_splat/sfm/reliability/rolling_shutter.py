@@ -23,7 +23,7 @@ from nope_splat.sfm.bundle_adjustment.problem import linearize
 from nope_splat.sfm.reliability.focal_profile import sample_observations
 from nope_splat.sfm.reliability.options import RollingShutterOptions
 from nope_splat.sfm.state import SfmState
-from nope_splat.utils.typing import Array
+from nope_splat.utils.typing import Array, Indices
 
 NUM_POSE_VARIABLES = 6
 """Number of variables of the motion during the readout of an image."""
@@ -74,7 +74,7 @@ def measure_rolling_shutter(state: SfmState, options: RollingShutterOptions, dev
     return RollingShutter(by_rows, by_columns)
 
 
-def _explained_fraction(position: Array, by_pose: Array, residuals: Array, image_ids: Array) -> float:
+def _explained_fraction(position: Array, by_pose: Array, residuals: Array, image_ids: Indices) -> float:
     """Compute the fraction of the squared residuals that a motion along one image axis explains.
 
     Args:
