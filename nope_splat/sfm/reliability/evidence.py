@@ -21,7 +21,7 @@ from nope_splat.sfm.reliability.camera_profile import CameraProfile, camera_prof
 from nope_splat.sfm.reliability.match_agreement import count_matches, find_conflicting_poses
 from nope_splat.sfm.reliability.missing_points import MissingPoints, find_missing_points
 from nope_splat.sfm.reliability.options import EvidenceOptions
-from nope_splat.sfm.reliability.rolling_shutter import RollingShutter, measure_rolling_shutter
+from nope_splat.sfm.reliability.rolling_shutter import measure_rolling_shutter
 from nope_splat.sfm.state import SfmState
 from nope_splat.utils.typing import Array, Indices, Mask
 
@@ -64,8 +64,8 @@ class Evidence:
     """Effect of separate intrinsics for each image on the noise."""
     pose_error: float
     """Predicted mean error of the relative poses, in degrees (see `CameraPrecision.pose_error`)."""
-    rolling_shutter: RollingShutter
-    """Fraction of the residuals that a motion during the readout of the images explains."""
+    rolling_shutter: float
+    """Fraction of the squared residuals that a motion during the readout of the images explains."""
     focal_uncertainty: float
     """Standard deviation of the focal length, divided by the focal length, from bundle adjustment. It assumes
     that the camera model is correct."""
@@ -156,11 +156,7 @@ class Evidence:
     @property
     def has_rolling_shutter(self) -> bool:
         """Whether the cameras seem to have moved while the rows of their images were read."""
-        options, measured = self.options.reliability.rolling_shutter, self.rolling_shutter
-        return (
-            measured.along_rows > options.min_explained_fraction
-            and measured.along_rows > options.min_direction_ratio * measured.along_columns
-        )
+        return self.rolling_shutter > self.options.reliability.rolling_shutter.min_explained_fraction
 
     @property
     def focal_is_determined(self) -> bool:

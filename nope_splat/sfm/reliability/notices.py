@@ -86,7 +86,7 @@ def _precision_notices(evidence: Evidence) -> Iterator[Notice]:
         yield Notice(
             "rolling-shutter",
             "the camera moved while the rows of each photo were read (rolling shutter):"
-            f" {100 * evidence.rolling_shutter.along_rows:.0f} % of the errors follow this pattern; move more"
+            f" {100 * evidence.rolling_shutter:.0f} % of the errors follow this pattern; move more"
             " slowly, or take photos instead of a video",
         )
 

@@ -190,12 +190,9 @@ class PosePrecisionOptions:
 class RollingShutterOptions:
     """Test of whether cameras moved while the rows of their photos were read."""
 
-    min_explained_fraction: Annotated[float, SHARE] = 0.1
+    min_explained_fraction: Annotated[float, SHARE] = 0.25
     """Minimum fraction of the squared residuals that a motion during readout explains; a larger fraction is
-    reported."""
-    min_direction_ratio: Annotated[float, Gt(1)] = 2.0
-    """Minimum ratio of the fractions explained by motions during readout of rows and of columns. Other faults
-    of the camera model explain both directions equally."""
+    reported. Frames of a good video camera in slow motion reach about half of it."""
     max_num_observations: Annotated[int, COUNT] = 200
     """Maximum average number of observations per photo that are used; the observations of the longest tracks
     are used."""

@@ -7,12 +7,11 @@ the pose at the middle row plus a velocity times the row. To first order, the re
 
 where t from -1/2 to 1/2 is the position of the row, J the derivative of the projection by the pose, and v the
 motion during readout (Hedborg et al., "Rolling Shutter Bundle Adjustment", 2012). Bundle adjustment with one
-pose per image leaves a part of this pattern in the residuals.
+pose per image leaves a part of this pattern in the residuals. A wrong lens model leaves patterns, too, but
+the same in all images; these are removed first.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -29,19 +28,11 @@ NUM_POSE_VARIABLES = 6
 """Number of variables of the motion during the readout of an image."""
 
 
-@dataclass(frozen=True)
-class RollingShutter:
-    """Fraction of the squared residuals that a motion during readout explains."""
-
-    along_rows: float
-    """Fraction explained if rows are read one after the other, 0 to 1, corrected for the number of variables
-    that are fitted."""
-    along_columns: float
-    """The same fraction for columns. Other faults of the camera model, such as a wrong lens model, give
-    similar fractions for rows and columns."""
+POLYNOMIAL_DEGREE = 4
+"""Degree of the polynomial in the pixel coordinates that describes patterns common to all images."""
 
 
-def measure_rolling_shutter(state: SfmState, options: RollingShutterOptions, device: str) -> RollingShutter:
+def measure_rolling_shutter(state: SfmState, options: RollingShutterOptions, device: str) -> float:
     """Fit the motion during the readout of each image to the residuals.
 
     Args:
@@ -50,36 +41,48 @@ def measure_rolling_shutter(state: SfmState, options: RollingShutterOptions, dev
         device: PyTorch device for the computation.
 
     Returns:
-        The explained fractions; zeros if there are too few observations.
+        Fraction of the squared residuals that the motions explain, minus the fraction that they would explain
+        by chance, 0 to 1; zero if there are too few observations.
     """
     rows = sample_observations(state, options.max_num_observations)
     fixed = BundleAdjustmentOptions(refine_focal_length=False, max_iterations=0, device=device)
     result = state.snapshot().bundle_adjust(fixed, rows)
     if result is None:
-        return RollingShutter(0.0, 0.0)
+        return 0.0
     problem = result.problem
     at = linearize(problem)
-    weight = huber_weight(at.residuals.norm(dim=1), problem.huber).sqrt()[:, None]
-    residuals, by_pose = (weight * at.residuals).cpu().numpy(), (weight[..., None] * at.by_pose).cpu().numpy()
-    image_ids = problem.image_ids.cpu().numpy()
-    used = np.flatnonzero(state.inlier & state.has_point[state.track_ids] & state.registered[state.image_ids])
-    used = used[rows[used]]
-    to_sensor = np.swapaxes(state.upright_from_sensor[state.image_ids[used]], 1, 2)
-    position = (
-        rotate(to_sensor, state.xy[used]) / (2 * state.half_size[state.image_ids[used]].max(1))[:, None]
-    )
-    by_columns, by_rows = (
-        _explained_fraction(position[:, axis], by_pose, residuals, image_ids) for axis in (0, 1)
-    )
-    return RollingShutter(by_rows, by_columns)
+    weight = huber_weight(at.residuals.norm(dim=1), problem.huber).sqrt()[:, None].cpu().numpy()
+    residuals, by_pose = at.residuals.cpu().numpy(), at.by_pose.cpu().numpy()
+    image_ids, turns = problem.image_ids.cpu().numpy(), problem.upright_from_sensor[problem.image_ids]
+    to_sensor = turns.mT.cpu().numpy()
+    xy = rotate(to_sensor, problem.xy.cpu().numpy()) / np.abs(state.half_size).max()
+    common = _common_pattern(xy, rotate(to_sensor, weight * residuals), weight)
+    residuals = weight * (residuals - rotate(np.swapaxes(to_sensor, 1, 2), common))
+    jacobian = (weight * xy[:, 1:] / 2)[..., None] * by_pose
+    return _explained_fraction(jacobian, residuals, image_ids)
 
 
-def _explained_fraction(position: Array, by_pose: Array, residuals: Array, image_ids: Indices) -> float:
-    """Compute the fraction of the squared residuals that a motion along one image axis explains.
+def _common_pattern(xy: Array, residuals: Array, weight: Array) -> Array:
+    """Fit a polynomial in the pixel coordinates to the residuals of all images.
 
     Args:
-        position: Position of each observation along the axis; zero in the middle of the image. (O,).
-        by_pose: Derivatives of the residuals by the pose. (O, 2, 6).
+        xy: Coordinates of the observations in the pixels of the sensor, from -1 to 1. (O, 2).
+        residuals: Weighted residuals, along the axes of the sensor. (O, 2).
+        weight: Weight of each observation. (O, 1).
+
+    Returns:
+        Residuals without weights that the polynomial explains. (O, 2).
+    """
+    powers = [(i, j) for i in range(POLYNOMIAL_DEGREE + 1) for j in range(POLYNOMIAL_DEGREE + 1 - i)]
+    basis = np.stack([xy[:, 0] ** i * xy[:, 1] ** j for i, j in powers], axis=1)
+    return basis @ np.linalg.lstsq(weight * basis, residuals, rcond=None)[0]
+
+
+def _explained_fraction(jacobian: Array, residuals: Array, image_ids: Indices) -> float:
+    """Compute the fraction of the squared residuals that one motion per image explains.
+
+    Args:
+        jacobian: Derivatives of the residuals by the motion of the image. (O, 2, 6).
         residuals: Residuals. (O, 2).
         image_ids: Index of the image of each observation. (O,).
 
@@ -87,12 +90,12 @@ def _explained_fraction(position: Array, by_pose: Array, residuals: Array, image
         Fraction, minus the fraction that would be explained by chance; at least zero.
     """
     num_images = int(image_ids.max()) + 1
-    jacobian = position[:, None, None] * by_pose
     matrix = np.zeros((num_images, NUM_POSE_VARIABLES, NUM_POSE_VARIABLES))
     gradient = np.zeros((num_images, NUM_POSE_VARIABLES))
     np.add.at(matrix, image_ids, np.einsum("oki,okj->oij", jacobian, jacobian))
     np.add.at(gradient, image_ids, np.einsum("oki,ok->oi", jacobian, residuals))
-    matrix += 1e-9 * np.trace(matrix, axis1=1, axis2=2)[:, None, None] * np.eye(NUM_POSE_VARIABLES) + 1e-12
+    trace = np.trace(matrix, axis1=1, axis2=2)[:, None, None]
+    matrix += (1e-9 * trace + 1e-12) * np.eye(NUM_POSE_VARIABLES)
     explained = float((gradient * np.linalg.solve(matrix, gradient[..., None])[..., 0]).sum())
     total, num_variables = float((residuals**2).sum()), NUM_POSE_VARIABLES * num_images
     return max(0.0, explained / total - num_variables / residuals.size)
