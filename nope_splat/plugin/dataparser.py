@@ -267,10 +267,8 @@ def training_cameras(
     scale = sizes / full  # differs between x and y, since sizes are rounded
     focals = torch.from_numpy(scene.focals()[image_ids, None] * scale).float()
     centers = torch.from_numpy(scene.principal_points()[image_ids] * scale).float()
-    projections = [
-        CameraType.FISHEYE if scene.camera_of(image_id).is_fisheye else CameraType.PERSPECTIVE
-        for image_id in image_ids.tolist()
-    ]
+    projections = np.full(len(image_ids), CameraType.PERSPECTIVE.value)
+    projections[scene.lens_models().is_fisheye[image_ids]] = CameraType.FISHEYE.value
     return Cameras(
         camera_to_worlds=switch_axes(torch.from_numpy(scene.T_world_camera[image_ids])).float()[:, :3],
         fx=focals[:, 0],
@@ -279,9 +277,7 @@ def training_cameras(
         cy=centers[:, 1],
         width=torch.from_numpy(sizes[:, 0]),
         height=torch.from_numpy(sizes[:, 1]),
-        camera_type=torch.tensor([projection.value for projection in projections], dtype=torch.int64)[
-            :, None
-        ],
+        camera_type=torch.from_numpy(projections)[:, None],
         metadata={"image_id": torch.from_numpy(image_ids)[:, None]},
     )
 
