@@ -35,8 +35,8 @@ from nope_splat.matching import MatchingSettings, matching
 from nope_splat.matching.database import load_or_match, matches_key
 
 folder, options = find_images(Path(sys.argv[1])), MatchingSettings(max_keypoints=500)
-verify = matching.verify_moving_matches
-matching.verify_moving_matches = lambda *arguments: (time.sleep(float(sys.argv[3])), verify(*arguments))[1]
+verify = matching.verify_without_stationary
+matching.verify_without_stationary = lambda *args: (time.sleep(float(sys.argv[3])), verify(*args))[1]
 matching.SAVE_INTERVAL = 0.0
 load_or_match(folder, options, Cache(Path(sys.argv[2])), matches_key(folder, options))
 """
@@ -103,7 +103,7 @@ def test_matching_resumes_after_an_interruption_or_a_failed_worker(
             raise interruption
         return verify_pair(first, second, *arguments)
 
-    monkeypatch.setattr(matching, "verify_moving_matches", verify)
+    monkeypatch.setattr(matching, "verify_without_stationary", verify)
     with pytest.raises(interruption):
         resume_matching(folder, tmp_path)
     assert cached_stages(tmp_path) == ["pairs"]

@@ -15,7 +15,7 @@ from nope_splat.utils.terminal import print_error, show_messages
 COMMANDS = {
     "reconstruct": "Reconstruct cameras and track points from a folder of photos, or a video.",
     "export-cameras": "Export optimized cameras as transforms.json and COLMAP model.",
-    "compare-cameras": "Measure the accuracy of cameras: transforms.json, COLMAP model, ground truth.",
+    "compare-cameras": "Measure the accuracy of cameras against reference cameras.",
     "report": "Write an HTML report of a training run.",
     "demo-scene": "Render photos of a procedural scene.",
 }

@@ -30,9 +30,9 @@ def compare_cameras(
     are matched by name; images that are only in the reference count as failed. The printed table contains, in
     percent: AUC at 5 and 30 degrees, RRA and RTA at 5 degrees, absolute trajectory error (ATE) relative to
     the largest distance between two reference cameras, and the focal length error of each reference camera.
-    With more than four reference cameras, the table contains only the median and the largest of these errors.
-    With more than one, up to four of the largest errors are also printed below the table, each with the name
-    of a photo of the camera.
+    With more than four reference cameras, the table contains only the median and the largest focal length
+    error. If there are several reference cameras, the largest errors (up to four) are also printed below the
+    table, each with the name of a photo of the camera.
 
     Args:
         cameras: File or folder with the cameras to evaluate.

@@ -19,8 +19,8 @@ def export_cameras(load_config: Path, output_dir: Path, copy_images: bool = Fals
 
     Args:
         load_config: Path of the `config.yml` of the training run.
-        output_dir: Output folder; created if missing. Files in it that nope-splat did not write are not
-            replaced.
+        output_dir: Output folder; created if missing. The command fails instead of replacing a file that
+            nope-splat did not write.
         copy_images: Whether to copy the images instead of creating symbolic links to them.
     """
     check_output_folder(output_dir)

@@ -38,15 +38,16 @@ def reconstruct(
 
     Writes `transforms.json` with `sparse_pc.ply` (nerfstudio), `sparse/0` (COLMAP model), `report.json`
     (statistics), `images/` with the registered images, and `masks/` if any registered image has a mask.
-    `images/` contains links to the images and copies of the frames of videos; an image that other tools would
-    read differently is copied upright and in sRGB. Neither images nor masks are written if this `images/`
-    would be the image folder itself or inside it. Results are cached in the subfolder `cache/` of the output
-    folder, and reused if images and options are the same.
+    `images/` contains links to the images and copies of the frames of videos. An image that other tools would
+    read differently, for example because of its EXIF orientation or color profile, is copied upright and in
+    sRGB. If `OUTPUT_DIR/images` is the image folder or inside it, neither images nor masks are written.
+    Results are cached in the subfolder `cache/` of the output folder, and reused if images and options are
+    the same.
 
     Args:
-        data: Folder of images and videos, a folder that contains it as `images/`, or a video.
-        output_dir: Output folder; created if missing. Files in it that nope-splat did not write are not
-            replaced.
+        data: Folder of images and videos, a folder whose subfolder `images/` contains them, or a video.
+        output_dir: Output folder; created if missing. The command fails instead of replacing a file that
+            nope-splat did not write.
         options: Options of structure from motion.
     """
     with writing_to(output_dir):

@@ -10,6 +10,7 @@ from nope_splat.utils.jit import cached_njit
 from nope_splat.utils.typing import Array
 
 Vector = tuple[float, float, float]
+"""Type of the values of the three noise channels."""
 Lattice = tuple[NDArray[np.int64], Array]
 """Type of the random gradients of the noise: a permutation of 0 to 255 (256,), and 256 gradient vectors
 (x, y, z) for each of three noise channels (256, 3, 3)."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from nope_splat.utils.typing import Array
 
 DepthValues = NDArray[np.float32]
+"""Type of the values of a depth map, and of their confidences. (H, W)."""
 
 DepthKind = Literal["metric", "affine", "disparity"]
 """Relation between the values v of a depth map and depth; scale s and shift t are unknown constants of the

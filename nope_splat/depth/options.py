@@ -15,7 +15,7 @@ DEPTH_MODEL = "depth-anything/Depth-Anything-V2-Small-hf"
 
 @dataclass(frozen=True)
 class DepthSettings:
-    """Source of the monocular depth maps for registration by depth and for the depth losses."""
+    """Source of the monocular depth maps that initialization, seeds and losses can use."""
 
     model: str = DEPTH_MODEL
     """Depth network: a name on huggingface.co, or a folder with config.json, the preprocessor's configuration
@@ -56,6 +56,6 @@ class ScaleShiftOptions:
     """Minimum ratio of the fitted scale to its standard deviation. If the ratio is smaller, the points do not
     determine both scale and shift, and only the scale is fitted."""
     max_noise_ratio: float = 2.0
-    """If the shift of an affine or disparity map cannot be determined, only the scale is fitted. The map is
-    rejected if the noise of this fit is more than this factor times the noise of the fit with shift or
-    `typical_noise`, whichever is larger."""
+    """Maximum noise of a fit of the scale alone, as a multiple of the noise of the fit with shift or of
+    `typical_noise`, whichever is larger. Applies to affine and disparity maps whose shift cannot be
+    determined; maps with more noise are rejected."""

@@ -22,7 +22,7 @@ further."""
 MAP_SIZE = 518
 """Maximum longer side, in pixels, of the predicted depth maps. The supported networks resolve no
 finer detail."""
-KINDS: dict[str, DepthKind] = {
+DEPTH_KINDS: dict[str, DepthKind] = {
     "depth_anything": "disparity",
     "depth_pro": "metric",
     "dpt": "disparity",
@@ -78,17 +78,17 @@ def network_depth_kind(config: Any, model: str) -> DepthKind:
         model: Name of the network, used in the error message.
 
     Raises:
-        NopeSplatError: If the model type is not in `KINDS`.
+        NopeSplatError: If the model type is not in `DEPTH_KINDS`.
     """
     if getattr(config, "depth_estimation_type", None) == "metric":
         return "metric"
-    if config.model_type not in KINDS:
+    if config.model_type not in DEPTH_KINDS:
         raise NopeSplatError(
             "missing-option",
             f"the kind of depth that {model} ({config.model_type}) predicts is unknown; set depth.kind to"
             " metric, affine or disparity",
         )
-    return KINDS[config.model_type]
+    return DEPTH_KINDS[config.model_type]
 
 
 def _size_within(image: ImageFile, longer_side: int) -> tuple[int, int]:
@@ -131,6 +131,6 @@ def _load(model: str, device: torch.device) -> tuple[Any, Any]:
             "missing-weights",
             f"the depth network {model} is not on this machine and cannot be downloaded; on a machine with"
             f" internet access, run `hf download {model} --local-dir FOLDER`, then copy FOLDER to this"
-            f" machine and pass depth.model FOLDER ({reason})",
+            f" machine and set depth.model to FOLDER ({reason})",
         ) from error
     return processor, network.eval().to(device)

@@ -30,8 +30,7 @@ class ScaleShift:
     kind: DepthKind
     """Quantity in the depth map to which scale and shift apply."""
     noise: float = 0.0
-    """Standard deviation of the relative depth errors at the fitted points, except outliers; 0.05 is 5 % of
-    the depth."""
+    """Standard deviation of the relative depth errors at the inliers of the fit; 0.05 is 5 % of the depth."""
 
     def depth(self, values: Array) -> Array:
         """Convert values of the depth map to depth in world units.

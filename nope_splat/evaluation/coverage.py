@@ -27,10 +27,9 @@ def covered_pixels(
 ) -> Tensor:
     """Find the pixels of a view whose surface points are visible in training views.
 
-    A point is visible in a training view if it projects into the image and is not occluded. The test for
-    occlusion compares the depth of the point with the depth map of the training view: the depth of the point
-    must lie between the smallest and the largest depth of the 3 x 3 pixels around its projection, with a
-    tolerance.
+    A point is visible in a training view if it projects into the image and is not occluded. It is not
+    occluded if its depth lies, with a tolerance, between the smallest and the largest depth of the training
+    view's depth map in the 3 x 3 pixels around its projection.
 
     Args:
         view: The held-out view, without a batch axis.

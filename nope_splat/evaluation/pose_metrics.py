@@ -13,8 +13,9 @@ from nope_splat.geometry.similarity import align_similarity
 from nope_splat.utils.typing import Array
 
 FAILED_PAIR_ERROR = 180.0
-"""Rotation error and translation direction error, in degrees, assigned to image pairs in which an image is
-unregistered."""
+"""Error in degrees that is assigned to image pairs whose error is undefined: rotation error and translation
+direction error if an image is unregistered, translation direction error if the two cameras have the same
+position."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,11 @@ class PoseMetrics:
     num_images: int
     """Number of ground truth images."""
     auc_5: float
-    """Area under the recall curve over pose error thresholds from 0 to 5 degrees, percent. The pose error of
-    an image pair is the larger of its rotation error and its translation direction error."""
+    """Area under the recall curve for pose error thresholds from 0 to 5 degrees, in percent. The pose error
+    of an image pair is the larger of its rotation error and its translation direction error."""
     auc_30: float
-    """Area under the recall curve over pose error thresholds from 0 to 30 degrees, percent. The pose error of
-    an image pair is the larger of its rotation error and its translation direction error."""
+    """Area under the recall curve for pose error thresholds from 0 to 30 degrees, in percent. The pose error
+    of an image pair is the larger of its rotation error and its translation direction error."""
     rra_5: float
     """Relative rotation accuracy: percentage of image pairs with a rotation error below 5 degrees."""
     rta_5: float

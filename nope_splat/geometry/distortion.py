@@ -103,9 +103,9 @@ def undistort(plane: AnyArray, terms: AnyArray | Sequence[float]) -> AnyArray:
     if not isinstance(plane, Tensor) and not np.any(terms):
         return plane
     xp, square = namespace(plane), squared_radius(plane)
-    terms = terms if isinstance(terms, Tensor) else np.asarray(terms, dtype=np.float64)
+    values: Any = terms if isinstance(terms, Tensor) else np.asarray(terms, dtype=np.float64)
     powers = xp.concatenate([square, square**2, square**3, square**4, square * 0, square * 0], -1)
-    scaled: Any = terms * powers
+    scaled: Any = values * powers
 
     def error(q: Any) -> Any:
         return q * radial_scale(q**2, scaled) - 1
@@ -118,7 +118,7 @@ def undistort(plane: AnyArray, terms: AnyArray | Sequence[float]) -> AnyArray:
         for _ in range(NEWTON_STEPS):
             q = q - error(q) / slope(q)
         last_slope = slope(q)
-    if not _has_tangential(terms):
+    if not _has_tangential(values):
         return plane * (q - error(q) / last_slope)
     with torch.no_grad():
         undistorted: Any = plane * q

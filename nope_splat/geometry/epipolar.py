@@ -35,7 +35,14 @@ def sampson_errors(
 
 
 def ray_errors(first: Array, second: Array, matrix: Array, scale_first: float, scale_second: float) -> Array:
-    """Compute the Sampson errors of matches for viewing rays of wide-angle lenses.
+    """Compute the absolute values of `signed_ray_errors` (same arguments). (n,)."""
+    return np.abs(signed_ray_errors(first, second, matrix, scale_first, scale_second))
+
+
+def signed_ray_errors(
+    first: Array, second: Array, matrix: Array, scale_first: float, scale_second: float
+) -> Array:
+    """Compute the Sampson errors of matches for viewing rays of wide-angle lenses, with sign.
 
     The error is measured on the unit sphere, so that rays beside and behind a camera are treated like all
     others.
@@ -56,7 +63,7 @@ def ray_errors(first: Array, second: Array, matrix: Array, scale_first: float, s
     # Squared gradient of the residual on the sphere: without its component along the ray.
     slope = ((normals_second**2).sum(1) - residual**2) / scale_second**2
     slope += ((normals_first**2).sum(1) - residual**2) / scale_first**2
-    return np.abs(residual) / np.sqrt(np.maximum(slope, 1e-300))
+    return residual / np.sqrt(np.maximum(slope, 1e-300))
 
 
 def essential_matrix(T_second_first: Array) -> Array:

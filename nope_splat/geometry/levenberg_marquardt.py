@@ -44,6 +44,11 @@ class LevenbergMarquardtConfig:
     tolerance: float = 1e-5
     """Minimum decrease of the cost by an accepted step, as a fraction of the cost; after a smaller decrease,
     the loop stops."""
+    clear_cost: float = math.inf
+    """The loop stops if the cost would stay above this value even after `clear_steps` more decreases like the
+    last one. It is used to test whether the minimum is below the value."""
+    clear_steps: float = 5.0
+    """Number of decreases in the test with `clear_cost`."""
 
 
 class Linearization(Protocol[StateIn, StepOut]):
@@ -158,6 +163,7 @@ def levenberg_marquardt(
         state = candidate
         costs.append((before, after))
         damping = max(damping / config.decrease, config.min_damping)
-        if before - after < config.tolerance * before:
+        decrease = before - after
+        if decrease < config.tolerance * before or after - config.clear_steps * decrease > config.clear_cost:
             break
     return Result(state, tuple(costs), damping)

@@ -46,7 +46,8 @@ class LensModel(NamedTuple):
         Args:
             index: Index of the lens of each point. (...).
         """
-        return LensModel(self.distortion[index], self.is_fisheye[index])
+        is_fisheye = self.is_fisheye if isinstance(self.is_fisheye, bool) else self.is_fisheye[index]
+        return LensModel(self.distortion[index], is_fisheye)
 
     @property
     def has_fisheye(self) -> bool:

@@ -118,7 +118,10 @@ def rigid_pose(matrix: object) -> Array:
         raise InvalidCamera("the last row of its pose is not 0 0 0 1; check whether the matrix is transposed")
     lengths = np.linalg.svd(pose[:3, :3], compute_uv=False)
     if not lengths[2] > (1 - MAX_ROTATION_ERROR) * lengths[0]:
-        raise InvalidCamera("its pose has no rotation: its axes are not orthogonal, or not equally long")
+        raise InvalidCamera(
+            "the upper left 3 x 3 block of its pose is not a rotation: its axes are not orthogonal, or not"
+            " equally long"
+        )
     if np.linalg.det(pose[:3, :3] / lengths[0]) < 0:
         raise InvalidCamera(
             "its pose is mirrored: its rotation matrix has determinant -1; check the axis convention"
@@ -172,7 +175,7 @@ def _reason(error: Exception) -> str:
 
 
 def one_line(text: str, max_length: int = 200) -> str:
-    """Shorten a text from a file, and replace its line breaks, for a message."""
+    """Convert a text from a file to one line of at most `max_length` characters, for a message."""
     return " ".join(text[:max_length].split())
 
 

@@ -121,8 +121,8 @@ class ColmapPoints:
     """Colors of the points, RGB, 0 to 255. (P, 3)."""
     errors: Array
     """Mean reprojection error of each point in pixels; -1 (`UNKNOWN_ERROR`) if the mean is infinite. (P,)."""
-    starts: Indices
-    """Row of `tracks` at which the track of each point starts; finally the number of rows. (P + 1,)."""
+    track_starts: Indices
+    """First row of each point's track in `tracks`; the last element is the number of rows. (P + 1,)."""
     tracks: Indices
     """Observations of all points, sorted by point. Each row contains the image ID and the index of the
     observation in the `points2D` of this image. (O, 2)."""
@@ -134,7 +134,7 @@ class ColmapPoints:
             For each point: ID, world coordinates (3,), RGB color from 0 to 255 (3,), mean reprojection error
             in pixels, and track (track length, 2): image ID and `points2D` index of each observation.
         """
-        for index, (start, end) in enumerate(pairwise(self.starts.tolist())):
+        for index, (start, end) in enumerate(pairwise(self.track_starts.tolist())):
             yield (
                 index + 1,
                 self.xyz[index],
@@ -257,7 +257,7 @@ def _require_cameras(cameras: Mapping[int, ColmapCamera], images: Mapping[int, C
     """Check that the camera of every image exists; raise `InvalidCamera` otherwise."""
     for image in images.values():
         if image.camera_id not in cameras:
-            raise InvalidCamera(f"{image.name} has camera {image.camera_id}, which does not exist")
+            raise InvalidCamera(f"{image.name} refers to camera {image.camera_id}, which does not exist")
 
 
 def _quaternion(image: ColmapImage) -> tuple[float, float, float, float]:
@@ -304,7 +304,7 @@ def _unpack(file: BinaryIO, layout: str) -> tuple:
 def _require_end(file: BinaryIO) -> None:
     """Check that a file has been read to its end; raise `InvalidCamera` otherwise."""
     if file.read(1):
-        raise InvalidCamera(f"{Path(file.name).name} is longer than the number of its entries allows")
+        raise InvalidCamera(f"{Path(file.name).name} contains data after its last entry")
 
 
 def _read_binary_cameras(path: Path) -> dict[int, ColmapCamera]:

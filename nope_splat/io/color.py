@@ -65,27 +65,27 @@ class SrgbConversion:
     table: NDArray[np.uint8] | None = None
     """sRGB color (0 to 255) of each gray level, for gray images; None for other images. (256, 3)."""
 
-    def apply(self, band: Image.Image, mode: str) -> NDArray[np.uint8]:
+    def apply(self, strip: Image.Image, mode: str) -> NDArray[np.uint8]:
         """Convert the colors of a horizontal strip of the image.
 
         Args:
-            band: The strip, in the Pillow mode of the image.
+            strip: The strip, in the Pillow mode of the image.
             mode: Pillow mode of the result, "RGB" or "RGBA". Alpha is not changed.
 
         Returns:
             Colors, 0 to 255. (H, W, 3 or 4).
         """
         if self.table is not None:
-            gray = np.asarray(band.convert("LA" if mode == "RGBA" else "L"))
+            gray = np.asarray(strip.convert("LA" if mode == "RGBA" else "L"))
             if mode == "RGB":
                 return self.table[gray]
             return np.concatenate([self.table[gray[..., 0]], gray[..., 1:]], axis=2)
         assert self.transform is not None
-        colors = band if band.mode == "CMYK" else band.convert(mode)
+        colors = strip if strip.mode == "CMYK" else strip.convert(mode)
         return np.asarray(self.transform.apply(colors))
 
-    def apply_deep(self, levels: NDArray[Any]) -> NDArray[np.uint8]:
-        """Convert gray levels of 16 bits.
+    def apply_16_bit(self, levels: NDArray[Any]) -> NDArray[np.uint8]:
+        """Convert gray levels of 16 bits to sRGB colors of 8 bits.
 
         Args:
             levels: Gray levels, 0 to 65535. (H, W).
@@ -131,7 +131,7 @@ def srgb_conversion(image: Image.Image) -> SrgbConversion | None:
 
 
 def color_problem(image: Image.Image) -> ColorProblem | None:
-    """Return why the colors of an image cannot be converted to sRGB; None if they can, or need not be.
+    """Return why the colors of an image cannot be converted to sRGB; None if they can be, or are sRGB.
 
     Args:
         image: The opened image; decoded or not.
@@ -143,14 +143,18 @@ def color_problem(image: Image.Image) -> ColorProblem | None:
     return None
 
 
-def coded_colors(file: BinaryIO, image_format: str | None) -> tuple[int, int] | None:
-    """Read the ITU-T H.273 codes of the primaries and the transfer function from a PNG or AVIF file.
+def read_color_codes(file: BinaryIO, image_format: str | None) -> tuple[int, int] | None:
+    """Read the color space of a PNG or AVIF file, if it is given by codes of the standard ITU-T H.273.
 
     Pillow does not read these codes. The file position is restored afterwards.
 
     Args:
         file: The file.
-        image_format: Pillow's name of the format. For formats other than PNG and AVIF, the result is None.
+        image_format: Pillow's name of the format.
+
+    Returns:
+        The codes of the primaries and of the transfer function; None if the file does not contain them, or is
+        neither a PNG nor an AVIF file.
     """
     if image_format not in ("PNG", "AVIF"):
         return None

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from nope_splat.io.color import ColorProfileError, coded_colors, srgb_conversion
+from nope_splat.io.color import ColorProfileError, read_color_codes, srgb_conversion
 from nope_splat.utils.budget import Budget
 from nope_splat.utils.files import NotAFileError, open_regular
 
@@ -50,9 +50,9 @@ MAX_PIXELS_AT_ONCE = 200_000_000
 """Maximum number of pixels that all threads together decode at the same time; an image with more pixels is
 decoded alone. Decoding takes up to 8 bytes of memory per pixel (4 for Pillow's image, 3 or 4 for the result),
 or up to 14 bytes for progressive JPEG files."""
-PIXELS_PER_BAND = 1 << 20
-"""Number of pixels that are converted to 8 bits at a time. Converting one strip of rows at a time avoids a
-second copy of the whole image."""
+PIXELS_PER_STRIP = 1 << 20
+"""Maximum number of pixels in a horizontal strip of an image. Images are converted to 8 bits strip by strip,
+which avoids a second copy of the whole image."""
 # Pillow raises an error above twice its limit. By default it would reject panoramas of 180 megapixels.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 _decoding = Budget(MAX_PIXELS_AT_ONCE)
@@ -60,7 +60,10 @@ _decoding = Budget(MAX_PIXELS_AT_ONCE)
 
 @contextmanager
 def open_image(path: Path, size: tuple[int, int] | None = None) -> Iterator[Image.Image]:
-    """Open an image file within a `with` block, after waiting until `MAX_PIXELS_AT_ONCE` permits decoding.
+    """Open an image file within a `with` block.
+
+    The block starts when other threads have finished so much decoding that all threads together decode at
+    most `MAX_PIXELS_AT_ONCE` pixels. A larger image is decoded alone.
 
     Args:
         path: The image file.
@@ -78,7 +81,7 @@ def open_image(path: Path, size: tuple[int, int] | None = None) -> Iterator[Imag
     with open_regular(path) as file, Image.open(file, formats=sorted(FORMATS)) as image:
         if image.width * image.height > MAX_PIXELS:
             raise Image.DecompressionBombError
-        if (codes := coded_colors(file, image.format)) is not None:
+        if (codes := read_color_codes(file, image.format)) is not None:
             image.info["color_codes"] = codes
         scaled_with_alpha = size is not None and image.has_transparency_data  # scaling doubles the memory
         if size is not None:
@@ -136,7 +139,7 @@ def read_pixels(image: Image.Image) -> NDArray[np.uint8]:
     Raises:
         ValueError: If the image has floating-point values or more than 16 bits per channel.
     """
-    refuse_floating_point(image)
+    reject_floating_point(image)
     try:
         conversion = srgb_conversion(image)
     except ColorProfileError:
@@ -144,15 +147,15 @@ def read_pixels(image: Image.Image) -> NDArray[np.uint8]:
     is_deep = image.mode.startswith("I")  # 16-bit gray
     mode = "RGBA" if image.has_transparency_data and not is_deep else "RGB"
     pixels = np.empty((image.height, image.width, len(mode)), np.uint8)
-    for rows, band in bands(image):
+    for rows, strip in horizontal_strips(image):
         if is_deep:
-            levels = np.asarray(band)
+            levels = np.asarray(strip)
             gray = _scale_to_8_bits(levels)[..., None]
-            pixels[rows] = gray if conversion is None else conversion.apply_deep(levels)
+            pixels[rows] = gray if conversion is None else conversion.apply_16_bit(levels)
         elif conversion is None:
-            pixels[rows] = np.asarray(band.convert(mode))
+            pixels[rows] = np.asarray(strip.convert(mode))
         else:
-            pixels[rows] = conversion.apply(band, mode)
+            pixels[rows] = conversion.apply(strip, mode)
     return pixels
 
 
@@ -166,29 +169,29 @@ def read_alpha(image: Image.Image) -> NDArray[np.uint8]:
         Alpha, 0 (transparent) to 255 (opaque). (H, W).
     """
     alpha = np.empty((image.height, image.width), np.uint8)
-    for rows, band in bands(image):
-        alpha[rows] = np.asarray(band.convert("RGBA"))[..., 3]
+    for rows, strip in horizontal_strips(image):
+        alpha[rows] = np.asarray(strip.convert("RGBA"))[..., 3]
     return alpha
 
 
-def bands(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
-    """Divide a decoded image into horizontal strips of at least one row.
+def horizontal_strips(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
+    """Divide a decoded image into horizontal strips, from top to bottom.
 
-    If possible, a strip has at most `PIXELS_PER_BAND` pixels.
+    A strip has at most `PIXELS_PER_STRIP` pixels, but at least one row.
 
     Args:
         image: The image, after `turn_upright`.
 
     Yields:
-        Range of image rows in a strip, and the strip.
+        The range of image rows that a strip covers, and the strip.
     """
-    height = max(1, PIXELS_PER_BAND // image.width)
+    height = max(1, PIXELS_PER_STRIP // image.width)
     for top in range(0, image.height, height):
         bottom = min(top + height, image.height)
         yield slice(top, bottom), image.crop((0, top, image.width, bottom))
 
 
-def refuse_floating_point(image: Image.Image) -> None:
+def reject_floating_point(image: Image.Image) -> None:
     """Raise `ValueError` if an image has floating-point values.
 
     Args:

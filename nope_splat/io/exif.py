@@ -17,7 +17,8 @@ logger = logging.getLogger(__name__)
 DIAGONAL_35MM = math.hypot(36, 24)
 """Diagonal of a 35 mm film frame in millimeters (43.27)."""
 MIN_LENGTH, MIN_LENGTH_35MM, MAX_LENGTH = 0.5, 5.0, 3000.0
-"""Shortest plausible focal length and 35 mm equivalent, and the longest of both, in millimeters."""
+"""Limits of plausible focal lengths in millimeters: minimum of the focal length, minimum of its 35 mm
+equivalent, and maximum of both."""
 MAX_CROP_FACTOR_3_TO_2 = 1.7
 """Sensors with at most this crop factor (35 mm equivalent divided by focal length) are assumed to have the
 aspect ratio 3:2, as full-frame (1.0) and APS-C sensors (1.5 or 1.6) do. Smaller sensors are assumed to have
@@ -26,8 +27,8 @@ MAX_ASPECT_RATIO = 2.0
 """Largest aspect ratio (longer side divided by shorter side) of a photo; longer images are taken for stitched
 panoramas."""
 MIN_DIGITAL_ZOOM = 1.01
-"""Smaller factors of digital zoom are ignored: phones also write factors such as 1.0007 without a zoom."""
-LENGTHS_WITH_ZOOM = frozenset({"apple"})
+"""Minimum factor of a digital zoom. Smaller factors are ignored: phones write 1.0007 even without zoom."""
+MAKERS_INCLUDING_ZOOM = frozenset({"apple"})
 """Camera makers, in lower case, that include the digital zoom in the 35 mm equivalent focal length."""
 
 
@@ -65,13 +66,14 @@ class ExifData:
 
     @property
     def lens_key(self) -> tuple[str, str, str, float]:
-        """Maker, model, lens, and focal length in millimeters, multiplied by the digital zoom (0 if unknown).
+        """Key that is equal for photos with the same lens settings: maker, model, lens and focal length.
 
-        Photos with equal keys and sizes are assumed to have the same intrinsics. The focal length is the
-        35 mm equivalent if known, since some cameras include the digital zoom only in this value.
+        Photos with equal keys and sizes are assumed to have the same intrinsics. The focal length, in
+        millimeters, includes the digital zoom; 0 if unknown. The 35 mm equivalent is preferred, since some
+        cameras include the digital zoom only in this value.
         """
         length = self.focal_length_35mm or self.focal_length or 0.0
-        is_included = self.focal_length_35mm is not None and self.make.lower() in LENGTHS_WITH_ZOOM
+        is_included = self.focal_length_35mm is not None and self.make.lower() in MAKERS_INCLUDING_ZOOM
         zoom = 1.0 if is_included else self.digital_zoom
         return self.make, self.model, self.lens, round(length * zoom, 2)
 
@@ -104,7 +106,7 @@ class ExifData:
         longer, shorter = max(width, height), min(width, height)
         if longer > MAX_ASPECT_RATIO * shorter:
             return None
-        if self.digital_zoom > 1 and self.make.lower() not in LENGTHS_WITH_ZOOM:
+        if self.digital_zoom > 1 and self.make.lower() not in MAKERS_INCLUDING_ZOOM:
             return None
         if self.focal_length_35mm is None:
             return None
@@ -175,7 +177,7 @@ def _number(tags: Mapping[int, Any], tag: int, low: float = 0.0) -> float | None
 
 
 def _plausible(length: float | None, shortest: float) -> float | None:
-    """Return a focal length in millimeters; None if no lens has it."""
+    """Return a focal length in millimeters; None if it is missing, below `shortest` or above `MAX_LENGTH`."""
     return length if length is not None and shortest <= length <= MAX_LENGTH else None
 
 

@@ -117,7 +117,7 @@ def colmap_model(scene: Reconstruction) -> ColmapModel:
             xyz=scene.points,
             rgb=scene.colors,
             errors=np.where(np.isfinite(errors), errors / np.maximum(counts, 1), UNKNOWN_ERROR),
-            starts=np.concatenate([[0], np.cumsum(counts)]),
+            track_starts=np.concatenate([[0], np.cumsum(counts)]),
             tracks=np.stack([observations.image_ids + 1, point2d_ids], axis=1),
         ),
     )

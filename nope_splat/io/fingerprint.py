@@ -13,7 +13,7 @@ from nope_splat.errors import NopeSplatError
 from nope_splat.io.images import ImageFile, list_files
 from nope_splat.utils.files import sha256
 
-FORMAT_VERSION = 15
+FORMAT_VERSION = 16
 """Version number in every cache key. Increment it when a code change alters the results for the same images
 and settings."""
 
@@ -48,14 +48,14 @@ def content_key(image_files: Sequence[ImageFile], settings: Mapping[str, Any]) -
 
 
 def folder_hashes(data: Path) -> dict[str, str]:
-    """Hash the content of all image files in a folder and of their masks, without decoding them.
+    """Hash the content of all image files and videos in a folder and of their masks, without decoding them.
 
     Args:
-        data: The image folder, or a folder that contains it as `images/`.
+        data: The image folder, a folder that contains it as `images/`, or a video.
 
     Returns:
-        Hashes by image name: the SHA-256 hash of the image file, followed by a space and the hash of the mask
-        file if there is one. For files that cannot be read, "unreadable" replaces the hash.
+        Hashes by the name of the image or video: the SHA-256 hash of the file, followed by a space and the
+        hash of its mask file if there is one. For files that cannot be read, "unreadable" replaces the hash.
     """
 
     def hash_or_reason(path: Path) -> str:

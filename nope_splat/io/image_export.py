@@ -20,7 +20,7 @@ from nope_splat.io.images import (
     ImageFolder,
     read_image,
     read_mask,
-    rereading,
+    reopen_image,
 )
 from nope_splat.io.mask_files import mask_folders
 from nope_splat.io.output import RECORD, check_replaceable, replacing_files
@@ -131,7 +131,7 @@ def is_portable(image_file: ImageFile) -> bool:
     Raises:
         NopeSplatError: If the file can no longer be read.
     """
-    with rereading(image_file.path) as image:
+    with reopen_image(image_file.path) as image:
         animated = image.format == "PNG" and getattr(image, "n_frames", 1) > 1
         tiles = getattr(image, "tile", ())  # their last values are decoder arguments such as "RGB;16B"
         deep = any("16" in str(tile[-1]) for tile in tiles)
@@ -168,7 +168,9 @@ def exported_names(names: Sequence[str], portable: Sequence[bool]) -> list[str]:
 
 
 def export_masks(scene: Reconstruction, folder: ImageFolder, directory: Path, names: Sequence[str]) -> bool:
-    """Write the mask of each registered image: mask file, transparency and stationary pixels combined.
+    """Write the mask of each registered image: mask file, transparency and stationary cells combined.
+
+    Stationary cells show content that moves with the camera, such as a logo (see `StationaryPixels`).
 
     As COLMAP and nerfstudio expect, there is one PNG file per image, named like the exported image plus
     `.png`, with used pixels white and ignored pixels black. Without any masks, nothing is written. Masks of
@@ -184,8 +186,8 @@ def export_masks(scene: Reconstruction, folder: ImageFolder, directory: Path, na
         Whether masks were written.
 
     Raises:
-        NopeSplatError: If the files cannot be written, could replace or be mistaken for original masks, or
-            `directory` contains a file of the same name that this package did not write.
+        NopeSplatError: If the files cannot be written, if masks of the original images are read from
+            `directory`, or if it contains a file of the same name that this package did not write.
     """
     images, registered = images_of(scene, folder), np.flatnonzero(scene.registered).tolist()
     is_masked = any(has_mask(images[image_id]) for image_id in registered)
@@ -215,10 +217,10 @@ def export_masks(scene: Reconstruction, folder: ImageFolder, directory: Path, na
 
 
 def images_of(scene: Reconstruction, folder: ImageFolder) -> list[ImageFile]:
-    """Return the image file of each image in a reconstruction, with the image's stationary grid cells.
+    """Return the image file of each image in a reconstruction, with the stationary cells of the image.
 
-    The field `ignored` of each `ImageFile` is set to the grid cells of that image in which content moves with
-    the camera, such as a logo (see `StationaryPixels`); None if the image has no such cells.
+    Stationary cells are grid cells whose content moves with the camera, such as a logo (see
+    `StationaryPixels`). They are stored in the field `ignored` of each `ImageFile`; None if there are none.
 
     Args:
         scene: The reconstruction, with the original image names.
@@ -242,12 +244,12 @@ def has_mask(image_file: ImageFile) -> bool:
     """
     if image_file.mask_path is not None or image_file.ignored is not None:
         return True
-    with rereading(image_file.path) as image:
+    with reopen_image(image_file.path) as image:
         return image.has_transparency_data
 
 
 def _is_upright(image: Image.Image) -> bool:
-    """Check that the stored pixels are upright; False for damaged EXIF data, which tools read differently."""
+    """Check whether the stored pixels are upright; False if damaged EXIF data leave this open."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1) == 1
     except Exception:  # damaged EXIF data, which other tools may still read
@@ -255,7 +257,7 @@ def _is_upright(image: Image.Image) -> bool:
 
 
 def _names_outside_photos(images: Sequence[ImageFile], folder: ImageFolder, directory: Path) -> list[str]:
-    """Choose names of exported images (see `exported_names`); check that they are outside the image folder.
+    """Choose names of exported images (see `exported_names`), and check that none is in the image folder.
 
     Raises:
         NopeSplatError: If an exported image would be in the image folder.

@@ -23,7 +23,7 @@ from nope_splat.io.decoding import failure_reason, open_image, read_alpha, read_
 from nope_splat.io.exif import ExifData, read_exif
 from nope_splat.io.frame_choice import FrameOptions
 from nope_splat.io.masks import require_mask_fits, scale_mask, turn_mask_upright, used_pixels
-from nope_splat.io.photo_files import PhotoFiles, image_root, list_photos, natural_key
+from nope_splat.io.photo_files import PhotoFiles, image_root, list_photos, natural_sort_key
 from nope_splat.io.photo_notices import FileFindings, log_findings, log_listing
 from nope_splat.io.video import VIDEO_SUFFIXES, VideoError
 from nope_splat.io.video_frames import estimate_num_frames, extract_frames
@@ -58,10 +58,10 @@ class ImageFile:
     height: int
     """Height in pixels at full resolution, after EXIF orientation."""
     mask_path: Path | None = None
-    """Path of the mask file, whose black pixels are ignored; None without a mask file."""
+    """Path of the mask file, whose black pixels (or white, see `mask_inverted`) are ignored; None without."""
     ignored: NDArray[np.bool_] | None = field(default=None, compare=False)
-    """Grid of cells over the image (rows, columns), True for cells whose pixels are ignored in addition to
-    the black pixels of the mask; None if no cell is ignored."""
+    """Regular grid of cells over the image (rows, columns): True for cells whose pixels are ignored, in
+    addition to those that the mask file excludes; None if no cell is ignored."""
     exif: ExifData = field(default=ExifData(), compare=False)
     """EXIF data of the file; defaults for values that are missing."""
     mask_inverted: bool = False
@@ -107,8 +107,8 @@ def find_images(
         data: The image folder, a folder that contains it as `images/`, or a video.
         invert_masks: Whether to ignore the white pixels of mask files instead of the black pixels.
         frame_options: Options of choosing frames of videos; default options if None.
-        cache_dir: Folder in which frames of videos are cached; if None, they are removed when the process
-            ends.
+        cache_dir: Folder in which frames of videos are cached; if None, the frames are stored in a temporary
+            folder, which is removed when the process ends.
 
     Returns:
         The images, and the files and subfolders that were skipped.
@@ -173,7 +173,7 @@ def read_image(image: ImageFile, size: tuple[int, int] | None = None) -> NDArray
     Raises:
         NopeSplatError: If the file can no longer be read.
     """
-    with rereading(image.path, size) as opened:
+    with reopen_image(image.path, size) as opened:
         turn_upright(opened)
         pixels = read_pixels(opened)
         if size is None or size == (pixels.shape[1], pixels.shape[0]):
@@ -203,10 +203,10 @@ def read_mask(image_file: ImageFile, size: tuple[int, int] | None = None) -> NDA
     used = None
     if image_file.mask_path is not None:
         # Scaling averages colors without the mask, so a partly masked pixel also contains masked colors.
-        with rereading(image_file.mask_path) as mask:
+        with reopen_image(image_file.mask_path) as mask:
             turn_mask_upright(mask, full_size, image_file.exif.orientation)
             used = scale_mask(used_pixels(mask) != image_file.mask_inverted, size)
-    with rereading(image_file.path) as image:
+    with reopen_image(image_file.path) as image:
         if image.has_transparency_data:  # scaling weights colors by alpha, so half opacity is enough
             turn_upright(image)
             alpha = read_alpha(image)
@@ -273,11 +273,11 @@ def _candidates(
             continue
         for file in frames.files:
             candidates[f"{video}/{file}"] = _Candidate(folder / file, masks.get(video), video)
-    return dict(sorted(candidates.items(), key=lambda item: natural_key(item[0])))
+    return dict(sorted(candidates.items(), key=lambda item: natural_sort_key(item[0])))
 
 
 def _require_readable(data: Path) -> None:
-    """Raise an error if the image folder or video does not exist, cannot be read, or is another file."""
+    """Raise an error if a path is neither a folder nor a video, does not exist, or cannot be read."""
     if not data.exists():
         raise NopeSplatError("missing-file", f"the photo folder {data} does not exist; check the path")
     if not data.is_dir() and data.suffix.lower() not in VIDEO_SUFFIXES:
@@ -318,7 +318,7 @@ def _check(path: Path, name: str, mask_path: Path | None) -> tuple[ImageFile | s
     """Check an image file and its mask file by decoding them.
 
     Returns:
-        The image, or the reason (text) why it cannot be used; and findings about the files, for the user.
+        The image, or the reason (text) why it cannot be used; and what the user should know about its files.
     """
     if UNPRINTABLE.search(name):
         return UNPRINTABLE_REASON, FileFindings()
@@ -360,7 +360,7 @@ def _scale_transparent(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDAr
 
 
 @contextmanager
-def rereading(path: Path, size: tuple[int, int] | None = None) -> Iterator[Image.Image]:
+def reopen_image(path: Path, size: tuple[int, int] | None = None) -> Iterator[Image.Image]:
     """Open an image or mask file (see `open_image`); raise `NopeSplatError` if it can no longer be read."""
     try:
         with open_image(path, size) as image:

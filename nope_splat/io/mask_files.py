@@ -37,7 +37,7 @@ class AssignedMasks:
     rejected: dict[str, tuple[Path, ...]]
     """Mask files that are not used because another mask file of the photo is preferred, by photo name."""
     unused: tuple[Path, ...]
-    """Files in mask folders that fit no photo."""
+    """Files in mask folders whose names match no photo."""
 
 
 def is_mask_folder_name(name: str, root: Path) -> bool:
@@ -61,13 +61,13 @@ def mask_folders(root: Path) -> tuple[Path, ...]:
 
 
 def masks_beside_photos(images: Sequence[str]) -> dict[str, str]:
-    """Find the masks among the image files of a folder: `a_mask.png` is one if there is a photo `a.jpg`.
+    """Find the masks among the image files of a folder, such as `a_mask.png` beside the photo `a.jpg`.
 
     Args:
         images: Names of the image files, relative to the image folder.
 
     Returns:
-        Lower-case name of the photo, with or without its extension, by the name of its mask.
+        For each mask, by its name: name of its photo in lower case, with or without extension.
     """
     bases = {name: _base(name, BESIDE) for name in images}
     keys = {key for name, base in bases.items() if base is None for key in _photo_keys(name)}
@@ -149,8 +149,8 @@ class _PhotoIndex:
             file: Path of the mask, relative to the mask folder.
 
         Returns:
-            Name of each photo, and a number from 0 to 4 for the form of the mask's name; masks with lower
-            numbers are preferred (see `assign_masks`).
+            Name of each photo, and the rank of the mask, which depends on the form of the mask's name: 0
+            (preferred) to 4, in the order of names in `assign_masks`.
         """
         path = PurePosixPath(base) / file
         searches = [(self.by_key, path.parent)]
@@ -168,9 +168,10 @@ class _PhotoIndex:
 
 
 def _mask_keys(name: str) -> Iterator[tuple[str, int]]:
-    """Yield possible file names of the photo to which a mask belongs, each with the rank of the mask.
+    """Yield possible file names of the photo to which a mask belongs, and the rank of the mask for each name.
 
-    The names may lack the extension. Ranks are 0 (preferred) to 4, in the order of names in `assign_masks`.
+    The names may lack the extension. If several masks fit a photo, the mask with the lowest rank is used.
+    Ranks are 0 to 4, in the order of names in `assign_masks`.
     """
     stem, suffix = os.path.splitext(name)
     yield stem, 0 if os.path.splitext(stem)[1] else 1 if suffix.lower() == ".png" else 2

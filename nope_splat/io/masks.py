@@ -11,19 +11,19 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from nope_splat.errors import NopeSplatError
-from nope_splat.io.decoding import bands, read_alpha, refuse_floating_point, turn_upright
+from nope_splat.io.decoding import horizontal_strips, read_alpha, reject_floating_point, turn_upright
 from nope_splat.io.exif import read_exif
 
 LOSSY_FORMATS = frozenset({"JPEG", "MPO", "WEBP", "HEIF", "AVIF", "JPEG2000"})
 """Pillow formats whose compression may be lossy, so that black pixels next to white ones become dark gray."""
 HALF = 127
-"""Half of white, in levels of 0 to 255. If a mask was compressed lossily or has soft edges, only pixels above
-this level are used. The same threshold applies to opacity."""
+"""Half of the level of white (255). In masks that were compressed lossily or have soft edges, only pixels
+above this level are used. The same threshold applies to opacity (0 to 255)."""
 MAX_LABELS = 16
 """Maximum number of different levels in a label mask, which has one level per object. A mask with more levels
 has soft edges, or was saved in a lossy format before."""
 MAX_RINGING = 16
-"""Largest change that lossy compression makes to black and white areas, in levels of 0 to 255."""
+"""Maximum change of black and white areas that is attributed to lossy compression, in levels of 0 to 255."""
 MAX_ASPECT_DIFFERENCE = 0.02
 """Maximum relative difference between the aspect ratios of a mask and its photo. Small differences result
 from rounding the size of a scaled mask."""
@@ -32,8 +32,9 @@ from rounding the size of a scaled mask."""
 def turn_mask_upright(mask: Image.Image, photo_size: tuple[int, int], photo_orientation: int) -> None:
     """Decode a mask, and rotate or mirror it in place according to its EXIF orientation.
 
-    If a mask without EXIF orientation fits its photo better after a quarter turn, the mask was drawn on the
-    stored pixels of the photo. The EXIF orientation of the photo is then applied to the mask.
+    A mask may also have been drawn on the stored pixels of a photo with an EXIF orientation. This is assumed
+    if the mask has no EXIF orientation, and fits the size of the upright photo better after a quarter turn.
+    The EXIF orientation of the photo is then applied to the mask.
 
     Args:
         mask: The opened mask.
@@ -86,15 +87,15 @@ def used_pixels(mask: Image.Image) -> NDArray[np.bool_]:
     Raises:
         ValueError: If the mask has floating-point values.
     """
-    refuse_floating_point(mask)
+    reject_floating_point(mask)
     is_deep = mask.mode.startswith("I")
     if mask.has_transparency_data and not is_deep:
         alpha = read_alpha(mask)
         if alpha.min() != alpha.max():
             return alpha > HALF
     levels = np.empty((mask.height, mask.width), np.int32 if is_deep else np.uint8)
-    for rows, band in bands(mask):
-        levels[rows] = np.asarray(band) if is_deep else np.asarray(band.convert("RGB")).max(axis=2)
+    for rows, strip in horizontal_strips(mask):
+        levels[rows] = np.asarray(strip) if is_deep else np.asarray(strip.convert("RGB")).max(axis=2)
     half = 65535 // 2 if is_deep else HALF
     if mask.format in LOSSY_FORMATS or _is_soft(levels, half):
         return levels > half
@@ -122,8 +123,11 @@ def scale_mask(used: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.boo
 def _is_soft(levels: NDArray[Any], half: int) -> bool:
     """Check whether a lossless mask has soft edges, or was saved in a lossy format before.
 
-    Such a mask has levels above half of white. It has either more than `MAX_LABELS` different levels, or only
-    levels near black or white (see `MAX_RINGING`), some of them not exactly black and some not exactly white.
+    Such a mask has levels above half of white, and at least one of these properties:
+
+    - It has more than `MAX_LABELS` different levels.
+    - All its levels are near black or near white (within `MAX_RINGING`). Some of them are near black but not
+      black, and some are near white but not white.
 
     Args:
         levels: Levels of the mask. (H, W).

@@ -19,8 +19,8 @@ STAGING = ".nope-splat.partial"
 """Name of the subfolder for files that are not complete yet."""
 
 Fingerprints = dict[str, list[str]]
-"""Fingerprints (see `_fingerprint`) of each file, by its path relative to the output folder. While a file is
-being replaced, it has two: for the old and the new content."""
+"""Fingerprints (see `_fingerprint`) of each file, by the file's path relative to the output folder. A file
+has one fingerprint; while the file is being replaced, it has two, for the old and the new content."""
 
 
 @contextmanager
@@ -74,7 +74,7 @@ def replacing_files(
 
     If an error occurs or the process is killed before the end of the `with` block, the existing files are
     unchanged. The file `RECORD` in the output folder lists the written files, which later calls may replace.
-    If no file is left, the folder is removed, unless somebody else created it.
+    If the folder is empty at the end, it is removed, unless it already existed without the file `RECORD`.
 
     Args:
         directory: Output folder; created if missing.

@@ -20,22 +20,24 @@ from nope_splat.io.video import VIDEO_SUFFIXES
 
 
 @dataclass(frozen=True)
-class UnreadKind:
-    """Kind of files that this package cannot read, but that may be among photos."""
+class UnsupportedKind:
+    """Kind of files that this package cannot read, but that may be among photos, such as raw files."""
 
     singular: str
+    """Name of one such file, for messages."""
     plural: str
+    """Name of several such files, for messages."""
     advice: str
     """Advice to the user, as part of a sentence in which "{them}" stands for the files."""
     suffixes: frozenset[str]
     """File extensions, with dot and in lower case."""
 
 
-def _kind(singular: str, plural: str, advice: str, suffixes: str) -> UnreadKind:
-    return UnreadKind(singular, plural, advice, frozenset(suffixes.split()))
+def _kind(singular: str, plural: str, advice: str, suffixes: str) -> UnsupportedKind:
+    return UnsupportedKind(singular, plural, advice, frozenset(suffixes.split()))
 
 
-UNREAD_KINDS = (
+UNSUPPORTED_KINDS = (
     _kind(
         "raw file",
         "raw files",
@@ -61,24 +63,24 @@ UNREAD_KINDS = (
     ),
     _kind("raw video", "raw videos", "export {them} as MP4 files", ".braw .r3d .crm"),
 )
-"""Kinds of files that are not read. They are reported to the user, so that no photo is skipped silently."""
+"""Kinds of files that are not read, but reported to the user, so that no photo is skipped silently."""
 
 
 @dataclass(frozen=True)
 class PhotoFiles:
-    """Photos, videos, masks and unread files of an image folder and its subfolders."""
+    """Photos, videos and masks in an image folder and its subfolders, and files that are not read."""
 
     folder: Path
     """Folder to which the names are relative."""
     photos: tuple[str, ...]
-    """Names of the photos, in natural order (see `natural_key`)."""
+    """Names of the photos, in natural order (see `natural_sort_key`)."""
     videos: tuple[str, ...]
     """Names of the videos, in natural order."""
     masks: AssignedMasks
     """Mask files of photos and videos; the mask of a video is that of all its frames."""
     unread: tuple[str, ...]
-    """Part of a message for each kind of files that cannot be read, such as "2 raw files (.nef) are not read;
-    export them as JPEG or TIFF"."""
+    """Parts of messages about files that are not read: one for each unsupported kind, such as "2 raw files
+    (.nef) are not read; export them as JPEG or TIFF", and one for videos that belong to photos."""
 
 
 def image_root(data: Path) -> Path:
@@ -112,9 +114,9 @@ def list_photos(root: Path, on_error: Callable[[OSError], object] = lambda _: No
         subfolders[:] = [name for name in subfolders if not is_mask_folder_name(name, root)]
         files += [(folder / name).relative_to(root).as_posix() for name in names]
     images = [file for file in files if _is_image(file)]
-    videos = sorted((file for file in files if _suffix(file) in VIDEO_SUFFIXES), key=natural_key)
+    videos = sorted((file for file in files if _suffix(file) in VIDEO_SUFFIXES), key=natural_sort_key)
     beside = _masks_beside([*images, *videos])
-    photos = sorted((file for file in images if file not in beside), key=natural_key)
+    photos = sorted((file for file in images if file not in beside), key=natural_sort_key)
     stems = {_without_suffix(photo) for photo in photos}
     live = [video for video in videos if _without_suffix(video) in stems]
     videos = [video for video in videos if _without_suffix(video) not in stems]
@@ -123,7 +125,7 @@ def list_photos(root: Path, on_error: Callable[[OSError], object] = lambda _: No
 
 
 def _list_video(path: Path) -> PhotoFiles:
-    """List a single video with its mask, which may be in a mask folder next to it, or beside it."""
+    """List a single video with its mask, which is in the video's folder or in a mask folder there."""
     folder = path.parent
     inside = [other for other in mask_folders(folder) if other.parent == folder and other.is_dir()]
     beside = _masks_beside([path.name, *os.listdir(folder)])
@@ -133,7 +135,7 @@ def _list_video(path: Path) -> PhotoFiles:
     return PhotoFiles(folder, (), (path.name,), replace(masks, unused=()), ())
 
 
-def natural_key(name: str) -> tuple[list[str | int], str]:
+def natural_sort_key(name: str) -> tuple[list[str | int], str]:
     """Return a sort key for image names that orders numbers by value, so that `photo9` precedes `photo10`.
 
     Args:
@@ -191,7 +193,7 @@ def _suffix(name: str) -> str:
 
 
 def _masks_beside(files: Sequence[str]) -> dict[str, str]:
-    """Find the masks among the files of a folder, as `masks_beside_photos` does; videos are no masks."""
+    """Find the masks among images and videos, as `masks_beside_photos` does; only images can be masks."""
     return {name: key for name, key in masks_beside_photos(files).items() if _is_image(name)}
 
 
@@ -218,7 +220,7 @@ def _unread_live(live: Sequence[str]) -> Iterator[str]:
 def _unread(files: Sequence[str]) -> Iterator[str]:
     """Yield part of a message for each kind of files that cannot be read: number, extensions and advice."""
     suffixes = [_suffix(file) for file in files]
-    for kind in UNREAD_KINDS:
+    for kind in UNSUPPORTED_KINDS:
         found = [suffix for suffix in suffixes if suffix in kind.suffixes]
         if found:
             endings = ", ".join(sorted(set(found)))

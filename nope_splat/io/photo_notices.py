@@ -20,7 +20,7 @@ class FileFindings:
     has_frames: bool = False
     """Whether the file contains several pictures, of which the first one is used."""
     color_problem: ColorProblem | None = None
-    """Why the colors cannot be converted to sRGB; None if they can, or need not be."""
+    """Why the colors cannot be converted to sRGB; None if they can be, or are sRGB."""
     scaled_mask: Path | None = None
     """The mask file, if its size differs from the size of the photo; else None."""
 

@@ -19,21 +19,22 @@ from numpy.typing import NDArray
 from nope_splat.utils.typing import Array
 
 PQ, HLG = 16, 18
-"""Codes of the transfer functions in ITU-T H.273."""
+"""Codes of the HDR transfer functions in ITU-T H.273."""
 REFERENCE_WHITE, PEAK = 203.0, 1000.0
-"""Light of reference white and of the brightest color of HLG, in cd/m^2."""
+"""Luminance of HDR reference white, and of the brightest color of an HLG display, in cd/m^2."""
 KNEE = 0.6
-"""Light k up to which colors keep their brightness, as a fraction of reference white."""
+"""Level k of the module's docstring, up to which colors keep their brightness, as a fraction of reference
+white."""
 LUMINANCE_2020 = np.array([0.2627, 0.6780, 0.0593])
-"""Luminance of the primaries of BT.2020."""
+"""Luminance of red, green and blue of BT.2020, as fractions of the luminance of white. (3,)."""
 BT709_FROM_BT2020 = np.array(
     [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]]
 )
-"""Matrix between linear colors (ITU-R BT.2087)."""
+"""Matrix that converts linear BT.2020 colors to linear BT.709 colors (ITU-R BT.2087). (3, 3)."""
 BT709_PRIMARIES = 1
 """Code of the primaries of BT.709 in ITU-T H.273."""
 PIXELS_AT_ONCE = 1 << 19
-"""Number of pixels that are converted at a time, to limit the memory."""
+"""Number of pixels that are converted at a time, which limits the memory."""
 
 
 def hdr_to_srgb(levels: NDArray[np.uint16], primaries: int, transfer: int) -> NDArray[np.uint8]:
@@ -67,7 +68,10 @@ def hdr_to_srgb(levels: NDArray[np.uint16], primaries: int, transfer: int) -> ND
 
 
 def _compress(maximum: Array) -> Array:
-    """Compress highlights to the range of sRGB: f of the module's docstring."""
+    """Compute f(m) of the module's docstring, which compresses highlights to the range of sRGB.
+
+    `maximum` is m, the maximum of the three channels of each pixel, as a fraction of reference white. (...).
+    """
     above = np.maximum(maximum - KNEE, 0) / (1 - KNEE)
     return np.minimum(maximum, KNEE) + (1 - KNEE) * -np.expm1(-above)
 
@@ -88,5 +92,5 @@ def _hlg_light(signal: Array) -> Array:
 
 
 def _srgb_signal(light: Array) -> Array:
-    """Convert light (0 to 1) to the sRGB signal (0 to 1)."""
+    """Convert linear light (0 to 1) to the sRGB signal (0 to 1)."""
     return np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)

@@ -36,17 +36,19 @@ BUFFER_SIZE = 1 << 20
 DEFAULT_RATE = 30
 """Frames per second of a video that does not state them."""
 BT709, BT601, UNSPECIFIED = 1, 5, 2
-"""Codes in ITU-T H.273 of conversions from YCbCr to RGB; "unspecified" is also that of transfer functions."""
+"""Codes in ITU-T H.273 of the conversion from YCbCr to RGB. The code `UNSPECIFIED` has the same meaning for
+transfer functions."""
 SD_SIZE = (1279, 576)
 """Largest width and height, in pixels, of videos in standard definition. If a file does not state the
-conversion from YCbCr to RGB, it is that of BT.601 up to this size, and that of BT.709 above, as in video
-players."""
+conversion from YCbCr to RGB, BT.601 is assumed for videos up to this size, and BT.709 for larger videos, as
+video players do."""
 
 INTERPOLATION = 0x4 | 0x2000 | 0x40000
-"""FFmpeg's flags SWS_BICUBIC, SWS_FULL_CHR_H_INT and SWS_ACCURATE_RND, since PyAV 17 has no names
-for them. Without the second one, chroma would be repeated instead of interpolated."""
+"""FFmpeg's flags SWS_BICUBIC, SWS_FULL_CHR_H_INT and SWS_ACCURATE_RND, as numbers because PyAV 17 has no
+names for them. Without SWS_FULL_CHR_H_INT, chroma would be repeated instead of interpolated."""
 MAX_PIXEL_ASPECT = 4
-"""Maximum ratio of the sides of a pixel; larger ratios are taken for damage."""
+"""Maximum ratio of the longer to the shorter side of a pixel; files with a larger ratio count as damaged, and
+their pixels as square."""
 
 
 class VideoError(ValueError):
@@ -58,7 +60,7 @@ class Video:
     """An opened video file."""
 
     container: InputContainer
-    """The file."""
+    """The open file."""
     stream: VideoStream
     """The video stream of the file."""
 
@@ -100,11 +102,12 @@ class Video:
                 yield None
 
     def end_time(self, frame: av.VideoFrame, index: int) -> float:
-        """Return the time in seconds, from the first frame of the video, until which a frame is displayed.
+        """Return the time at which the display of a frame ends, in seconds from the start of the video.
 
         Args:
             frame: A frame of this video.
-            index: Index of the frame, from which the time is estimated if the file has no timestamps.
+            index: Index of the frame in the video. If the file has no timestamps, the time is estimated from
+                this index.
         """
         rate = float(self.stream.average_rate or DEFAULT_RATE)
         if frame.pts is None or frame.time_base is None:

@@ -44,6 +44,10 @@ def count_second_motion(
     unverified = unverified[errors > options.min_contradicting_error_ratio * settings.max_epipolar_error]
     if len(unverified) < settings.min_matches:
         return verified
+    if keypoints[verified.first].division or keypoints[verified.second].division:
+        # The division model is not exact near the border of wide-angle images, so that matches there seem to
+        # move differently.
+        return verified
     pixel_size = max(keypoints[image_id].pixel_size for image_id in (verified.first, verified.second))
     first, second = (
         keypoints[image_id].xy[index] / pixel_size

@@ -23,7 +23,7 @@ from nope_splat.matching import (
 )
 from nope_splat.matching.ambiguity import measure_repetition
 from nope_splat.matching.mirrored import find_mirrored_images
-from nope_splat.matching.stationary import find_stationary_pixels, without_stationary_pixels
+from nope_splat.matching.stationary import find_stationary_pixels, remove_stationary_matches
 from nope_splat.scene.consistency import require_consistent_matches
 from nope_splat.scene.stationary import StationaryPixels
 from nope_splat.utils.cache import Cache
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 CACHE_STAGE = "matches"
 """Name under which the cache stores finished matches."""
 PARTIAL_CACHE_STAGE = "pairs"
-"""Name under which the cache stores the pairs matched so far. If a run is interrupted, the next run resumes
+"""Name under which the cache stores the pairs matched so far. After an interruption, the next run resumes
 from these pairs."""
 
 
@@ -85,7 +85,7 @@ class MatchDatabase:
         ]
         training = [pair for pair in self.pairs if not held_out[[pair.first, pair.second]].any()]
         stationary = find_stationary_pixels(keypoints, training, settings)
-        pairs = without_stationary_pixels(keypoints, self.pairs, stationary, settings)
+        pairs = remove_stationary_matches(keypoints, self.pairs, stationary, settings)
         return replace(self, pairs=tuple(pairs), stationary=stationary)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
@@ -99,6 +99,7 @@ class MatchDatabase:
             "num_keypoints": np.array([len(features.xy) for features in self.keypoints]),
             "mirrored": self.mirrored_ids,
             "pixel_sizes": np.array([features.pixel_size for features in self.keypoints]),
+            "divisions": np.array([features.division for features in self.keypoints]),
             **_pairs_to_arrays(self.pairs),
         }
 
@@ -106,11 +107,14 @@ class MatchDatabase:
     def from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> MatchDatabase:
         """Create a database from the arrays of `to_arrays`."""
         keypoints = [
-            Keypoints(xy, np.zeros((len(xy), 0), np.float32), float(pixel_size), noise)
-            for xy, noise, pixel_size in zip(
+            Keypoints(
+                xy, np.zeros((len(xy), 0), np.float32), float(pixel_size), noise, division=float(division)
+            )
+            for xy, noise, pixel_size, division in zip(
                 _split(arrays["xy"], arrays["num_keypoints"]),
                 _split(arrays["noise"], arrays["num_keypoints"]),
                 arrays["pixel_sizes"],
+                arrays["divisions"],
                 strict=True,
             )
         ]
@@ -175,20 +179,20 @@ def load_or_match(
         if known:
             logger.info(f"Resuming after {len(known)} pairs that are already matched.")
     keypoints, pairs, pointmaps = match_images(folder.images, settings, known, save)
-    matches = _describe_images(keypoints, pairs, pointmaps, settings)
+    matches = _create_database(keypoints, pairs, pointmaps, settings)
     if cache:
         cache.store(CACHE_STAGE, key, matches.to_arrays())
         cache.remove(PARTIAL_CACHE_STAGE, key)
     return matches
 
 
-def _describe_images(
+def _create_database(
     keypoints: Sequence[Keypoints],
     pairs: Sequence[PairMatches],
     pointmaps: Pointmaps | None,
     settings: MatchingSettings,
 ) -> MatchDatabase:
-    """Create the database of an image set, and use descriptors to find mirrored images and repeated patterns.
+    """Create the database of an image set, and find mirrored images and repeated patterns by descriptors.
 
     Args:
         keypoints: Keypoints of each image, with descriptors.
@@ -202,7 +206,7 @@ def _describe_images(
     # Exclude stationary content, such as logos: it is the same in ordinary and mirrored images, and it may
     # repeat.
     stationary = find_stationary_pixels(keypoints, pairs, settings)
-    moving = without_stationary_pixels(keypoints, pairs, stationary, settings)
+    moving = remove_stationary_matches(keypoints, pairs, stationary, settings)
     repeated = measure_repetition(keypoints, moving, settings.ambiguity)
     mirrored = np.zeros(0, np.int64)
     if settings.matcher == "sift":  # only SIFT descriptors can be converted to those of the mirrored image
@@ -244,7 +248,7 @@ def _pairs_from_arrays(arrays: dict[str, NDArray[Any]]) -> list[PairMatches]:
 
 
 def _tried_from_arrays(arrays: dict[str, NDArray[Any]]) -> dict[tuple[int, int], PairMatches | None]:
-    """Convert cached arrays to the results of earlier matching, by image pair; None for rejected pairs."""
+    """Convert cached arrays to the results of pairs that were matched earlier; None for rejected pairs."""
     known: dict[tuple[int, int], PairMatches | None] = dict.fromkeys(
         (int(first), int(second)) for first, second in arrays["tried"]
     )

@@ -13,10 +13,10 @@ cache."""
 GPU_BLOCK_SIZE = 2**24
 """Number of descriptor similarities computed at once on a GPU (64 MB). On a GPU, large blocks are faster."""
 
-QUANTIZATION_LEVELS = 254
-"""Factor by which descriptor entries, 0 to 1, are multiplied before they are rounded to integers. Entries
-above 1/2 exceed 7 bits and are reduced to 127; they only occur in descriptors with hardly any other nonzero
-entry."""
+QUANTIZATION_FACTOR = 254
+"""Factor by which descriptor entries, 0 to 1, are multiplied before they are rounded to integers of 7 bits.
+Entries above 1/2 would exceed 127 and are clamped to 127. They are rare: a unit-length descriptor with such
+an entry has hardly any other large entries."""
 
 
 class Descriptors(NamedTuple):
@@ -25,7 +25,7 @@ class Descriptors(NamedTuple):
     exact: Tensor
     """Unquantized descriptors, non-negative and of unit length. (K, D), float32."""
     quantized: Tensor
-    """Descriptors multiplied by `QUANTIZATION_LEVELS` and rounded. (K, D), int8; float32 on processors
+    """Descriptors multiplied by `QUANTIZATION_FACTOR` and rounded. (K, D), int8; float32 on processors
     without int8 dot products."""
 
     @classmethod
@@ -39,7 +39,7 @@ class Descriptors(NamedTuple):
         Args:
             descriptors: Non-negative unit-length descriptors. (K, D), float32.
         """
-        quantized = (QUANTIZATION_LEVELS * descriptors).round_().clamp_(max=127)
+        quantized = (QUANTIZATION_FACTOR * descriptors).round_().clamp_(max=127)
         if descriptors.is_cuda or _has_int8_products():
             quantized = quantized.to(torch.int8)
         return cls(descriptors, quantized)
@@ -98,7 +98,7 @@ def _ratio_test(similarity: Tensor, first: Tensor, second: Tensor, ratio: float)
         similarity: Inner products of the quantized descriptors; the function overwrites them. (K, L).
         first: Exact descriptors of the first image, one per row of `similarity`. (K, D).
         second: Exact descriptors of the second image, one per column of `similarity`. (L, D).
-        ratio: Maximum ratio of the nearest to the second-nearest distance (Lowe's ratio test).
+        ratio: Upper limit of the ratio of the distances to the nearest and to the second nearest descriptor.
 
     Returns:
         Keypoint indices of the M matches in the first and in the second image (M, 2), and the inner products

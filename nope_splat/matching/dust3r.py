@@ -37,9 +37,9 @@ multiples of this length."""
 LONGER_SIDE = 512
 """Longer side, in pixels, of the network's input images. The network was trained for this size."""
 STORED_STRIDE = 8
-"""Spacing, in pixels of the input image, of the pointmap points that are stored."""
+"""Spacing, in pixels of the network's input image, of the pointmap points that are stored."""
 MEMORY_PER_PAIR = 2**30
-"""Upper bound of the GPU memory, in bytes, that each additional pair in a batch needs."""
+"""Upper bound of the GPU memory, in bytes, that a batch needs for each of its pairs."""
 MAX_BATCH_SIZE = 16
 """Maximum number of pairs decoded in one batch. Larger batches are not faster."""
 INSTALL = (

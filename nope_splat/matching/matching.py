@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,18 +22,21 @@ from nope_splat.matching.mask_check import warn_about_inverted_masks
 from nope_splat.matching.options import MatchingSettings
 from nope_splat.matching.pairs import choose_pairs, frame_pairs, pairs_in_rounds
 from nope_splat.matching.sift import sift_keypoints
-from nope_splat.matching.stationary import verify_moving_matches
+from nope_splat.matching.stationary import verify_without_stationary
+from nope_splat.matching.wide_angle import find_wide_angle_lenses, with_lenses
 from nope_splat.scene.features import Keypoints, MatchedPairs, PairMatches, Pointmaps
 from nope_splat.utils.device_defaults import network_device
 from nope_splat.utils.progress import progress_bar
+
+logger = logging.getLogger(__name__)
 
 MAX_SIFT_THREADS = min(os.cpu_count() or 1, 8)
 """Number of images from which keypoints are extracted in parallel. At the default size, each image takes half
 a gigabyte of memory."""
 MAX_GPU_THREADS = 4
-"""Number of threads that share a GPU, so that some threads prepare and verify pairs while others compute.
-Each thread takes 200 MB of GPU memory, in addition to 5 MB for the descriptors of each image (8192 keypoints
-of 128 numbers)."""
+"""Maximum number of threads that share a GPU. While some threads use the GPU, others prepare and verify
+pairs. Each thread takes 200 MB of GPU memory. In addition, the descriptors of each image take 5 MB (8192
+keypoints of 128 numbers)."""
 SAVE_INTERVAL = 20.0
 """Seconds between saves of the pairs matched so far. A later run resumes from the saved pairs."""
 
@@ -64,7 +68,13 @@ def match_images(
     sequential = frame_pairs(images, settings.transitive.max_frame_gap)
     if settings.matcher != "dust3r":
         keypoints = extract_keypoints(images, settings)
-        return keypoints, match_keypoints(keypoints, settings, matched, save, sequential), None
+        pairs = match_keypoints(keypoints, settings, matched, save, sequential)
+        lenses = find_wide_angle_lenses(keypoints, pairs, _putative_matcher(keypoints, settings), settings)
+        if lenses:
+            logger.info("The photos were taken with a wide-angle lens; verifying their matches again.")
+            keypoints = with_lenses(keypoints, lenses)
+            pairs = match_keypoints(keypoints, settings, sequential=sequential)
+        return keypoints, pairs, None
     from nope_splat.matching.dust3r import match_by_dust3r
 
     # DUSt3R has no descriptors for choosing pairs, so extract SIFT keypoints, which takes little time in
@@ -74,7 +84,7 @@ def match_images(
 
 
 def extract_keypoints(images: Sequence[ImageFile], settings: MatchingSettings) -> list[Keypoints]:
-    """Detect and describe the keypoints of images. Log a warning if their masks seem to be inverted.
+    """Detect and describe the keypoints of images; log a warning if the masks seem to be inverted.
 
     Args:
         images: The images.
@@ -153,8 +163,9 @@ def _match_rounds(
 
     Args:
         keypoints: Keypoints of each image.
-        rounds: Function that takes the dictionary of the results of all pairs matched so far, and yields one
-            list of pairs per round. The results of a round are added before the next list is requested.
+        rounds: Function that takes a dictionary with the results of all pairs matched so far, and yields one
+            list of pairs per round. The results of a round are added to the dictionary before the next list
+            is requested.
         settings: Options of matching and verifying pairs.
         matched: Results of pairs that were matched earlier and are not matched again; None if there are none.
         save: Function that is called with the results of all pairs matched so far, every `SAVE_INTERVAL`
@@ -173,7 +184,7 @@ def _match_rounds(
         first, second = sorted(pair, key=sort_keys.__getitem__)
         putative = match_putatively(first, second)
         indices = merge_duplicates(putative, first_ids[first], first_ids[second])
-        verified = verify_moving_matches(first, second, indices, keypoints, settings)
+        verified = verify_without_stationary(first, second, indices, keypoints, settings)
         if verified is not None:
             ordered = indices if first == verified.first else indices[:, ::-1]
             verified = count_second_motion(verified, ordered, keypoints, settings)
@@ -292,9 +303,9 @@ def merge_duplicates(
 
 @contextmanager
 def single_torch_thread() -> Iterator[None]:
-    """Limit torch to one thread per call while the context is active.
+    """Limit torch operations to one CPU thread within a `with` block.
 
-    Matching one pair per core is faster than using all cores for one pair.
+    Pairs are matched in parallel, one per core, which is faster than using all cores for one pair.
     """
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)

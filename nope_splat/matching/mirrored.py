@@ -35,7 +35,7 @@ from nope_splat.matching.matching import (
     single_torch_thread,
 )
 from nope_splat.matching.options import MatchingSettings, MirroringOptions
-from nope_splat.matching.stationary import stationary_keypoints, verify_moving_matches
+from nope_splat.matching.stationary import stationary_keypoints, verify_without_stationary
 from nope_splat.scene.features import Keypoints, PairMatches
 from nope_splat.scene.stationary import StationaryPixels
 from nope_splat.scene.tracks import maximum_spanning_forest
@@ -129,12 +129,12 @@ def mirror_keypoints(features: Keypoints) -> Keypoints:
 def candidate_pairs(
     num_images: int, pairs: Sequence[PairMatches], options: MirroringOptions
 ) -> list[tuple[int, int]]:
-    """Choose image pairs that are tested for whether one of the two images is mirrored.
+    """Choose the image pairs to test for whether exactly one of the two images is mirrored.
 
     Images that are connected by strong pairs are not tested against each other, because either all of them
     are mirrored or none is. A pair is strong if it has at least `min_strong_matches` matches, and at least
-    `min_strong_ratio` times as many matches as any other pair of either image. Each image is tested with some
-    of the images to which it is not connected, evenly spaced in the image order.
+    `min_strong_ratio` times as many matches as any other pair that contains one of its images. Each image is
+    tested against some of the images to which it is not connected, evenly spaced in the image order.
 
     Args:
         num_images: Number of images.
@@ -177,7 +177,9 @@ def count_flipped_matches(
     descriptors = [_prepare(features.descriptors, settings) for features in pair]
     indices = match_descriptors(descriptors[0], descriptors[1], settings.match_ratio).cpu().numpy()
     first_ids, second_ids = (first_at_position(features.xy) for features in pair)
-    verified = verify_moving_matches(0, 1, merge_duplicates(indices, first_ids, second_ids), pair, settings)
+    verified = verify_without_stationary(
+        0, 1, merge_duplicates(indices, first_ids, second_ids), pair, settings
+    )
     return 0 if verified is None else len(verified.indices)
 
 
@@ -259,8 +261,8 @@ def _estimate_flipped_matches(
         pool: Pool of threads that match pairs in parallel.
 
     Returns:
-        Estimated number of flipped matches (matches after mirroring one image), by pair. Pairs are omitted if
-        they have no more matches than unrelated images may have.
+        Estimated number of flipped matches (matches after mirroring one image), by pair. Pairs with as few
+        matches as unrelated images are omitted.
     """
     options = settings.mirroring
     partners: dict[int, list[int]] = defaultdict(list)
@@ -286,7 +288,7 @@ def _estimate_flipped_matches(
 
 
 def _largest(features: Keypoints, count: int) -> NDArray[np.int64]:
-    """Return the indices of the `count` largest keypoints, by localization noise, which grows with size."""
+    """Return the indices of the `count` largest keypoints: those with the largest localization noise."""
     return np.argsort(-features.noise_or_ones(), kind="stable")[:count]
 
 
@@ -297,7 +299,7 @@ def _select(features: Keypoints, indices: NDArray[np.int64]) -> Keypoints:
 
 
 def _prepare(descriptors: NDArray[np.float32], settings: MatchingSettings) -> Descriptors:
-    """Prepare descriptors (K, D) for matching on the device given by `settings`."""
+    """Prepare descriptors (K, D) for matching, on the device that `settings` selects."""
     return Descriptors.prepare(torch.from_numpy(descriptors).to(network_device(settings.device)))
 
 

@@ -24,14 +24,16 @@ class SiftOptions:
     """OpenCV's `contrastThreshold`: smallest contrast of a keypoint. The default is half of OpenCV's default,
     so that dim regions also get keypoints."""
     min_gray_range: float = 96.0
-    """Photos whose gray levels (0 to 255) span a smaller range, from the 0.5th to the 99.5th percentile, are
-    underexposed or hazy. Their contrast is raised to this range, so that they get keypoints, too."""
+    """Minimum range of the gray levels (0 to 255) of a photo, from the 0.5th to the 99.5th percentile. Photos
+    with a smaller range are underexposed or hazy; their contrast is raised to this range, so that they get
+    keypoints, too."""
     max_gain: float = 4.0
     """Maximum factor by which contrast is raised; a larger factor would turn noise into keypoints."""
     noise_diameter: float = 2.6
-    """Diameter D in the model of the localization noise: the position of a keypoint of diameter d has a
-    standard deviation proportional to sqrt(1 + (d / D)^2). In pixels of the image in which keypoints are
-    detected. The reprojection errors of four real and rendered scenes gave values from 2.5 to 2.7 pixels."""
+    """Diameter D, in pixels of the image in which keypoints are detected, in the model of the localization
+    noise: the position of a keypoint of diameter d has a standard deviation proportional to
+    sqrt(1 + (d / D)^2). The reprojection errors of four real and rendered scenes gave values from 2.5 to 2.7
+    pixels."""
     num_grid_cells: int = 16
     """Number of grid cells along the longer image side. The strongest keypoints are selected from each cell
     in turn; more cells spread the keypoints more evenly."""
@@ -42,8 +44,8 @@ class RetrievalOptions:
     """Options of image retrieval by VLAD descriptors."""
 
     min_similarity_sigmas: float = 3.0
-    """Minimum similarity at which two images count as similar, in standard deviations of the similarity of
-    unrelated images."""
+    """Two images count as similar if their similarity exceeds this multiple of the standard deviation of the
+    similarities of unrelated images."""
     max_num_expansions: int = 5
     """Maximum number of similar images whose VLAD descriptors are averaged with the VLAD descriptor of the
     query image (average query expansion)."""
@@ -60,16 +62,15 @@ class TransitiveMatchingOptions:
     num_initial_partners: int = 4
     """Number of most similar images with which each image is matched in the first round."""
     max_frame_gap: int = 16
-    """In the first round, frames of a video are also matched with those 1, 2, 4, ... positions after them, up
-    to this number."""
+    """Maximum distance, in frames, of two frames of a video that are matched in the first round. The
+    distances are 1, 2, 4, 8 and so on, counting only the frames that were chosen from the video."""
     min_num_matches: int = 60
-    """Minimum number of verified matches of a strong pair; other pairs are weak. After a weak pair of images
-    A and B, rounds by shared keypoints match A only with images that share more keypoints with A than B does,
-    and B only with images that share more keypoints with B than A does. Two images share a
-    keypoint if both match the same keypoint of a third image."""
+    """Pairs with fewer verified matches are weak. If the pair of images A and B is weak, A is later matched
+    by shared keypoints only with images that share more keypoints with A than B does; the same applies to B.
+    Two images share a keypoint if both match the same keypoint of a third image."""
     min_num_partners: int = 6
-    """Until an image has this number of verified pairs, weak pairs do not restrict with which images it is
-    matched (see `min_num_matches`)."""
+    """Minimum number of verified pairs of an image. Until an image has this number of pairs, its weak pairs
+    do not restrict with which images it is matched (see `min_num_matches`)."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,11 @@ class TwoViewGeometryOptions:
     max_num_trials: int = 10_000
     """Maximum number of RANSAC trials for the fundamental matrix."""
     subset_size: int = 50
-    """Number of matches in the subset on which RANSAC is tried first. If nearly all of them are inliers, the
-    subset determines the geometry as well as all matches do."""
+    """Number of matches in the subset on which RANSAC runs first. If nearly all of the subset are inliers,
+    the subset determines the geometry as well as all matches do."""
     min_subset_inlier_ratio: float = 0.8
-    """If at least this fraction of the subset are inliers, the geometry of the subset is refined on all
-    matches. Otherwise, RANSAC runs on all matches."""
+    """Minimum fraction of inliers in the subset at which RANSAC on the subset suffices; its geometry is then
+    refined on all matches. If there are fewer inliers, RANSAC also runs on all matches."""
     min_num_subset_trials: int = 20
     """Minimum number of RANSAC trials on the subset. With fewer trials, all of them might fail by chance."""
     homography_subset_size: int = 100
@@ -108,8 +109,8 @@ class StationaryOptions:
     """Maximum distance between the two keypoints of a stationary match, in pixels of the image in which
     keypoints are detected. Keypoints of a logo differ by a fraction of a pixel."""
     num_grid_cells: int = 48
-    """Stationary regions are represented by the cells of a grid, with this number of cells along the longer
-    image side. More cells follow the outlines of the regions more closely."""
+    """Number of cells along the longer image side of the grid that represents stationary regions. More cells
+    follow the outlines of the regions more closely."""
     min_num_pairs: int = 3
     """Minimum number of image pairs in which a grid cell must contain stationary matches. In a single pair,
     matches may be stationary by chance."""
@@ -120,12 +121,12 @@ class InvertedMaskOptions:
     """Options for recognizing masks that hide the subject instead of its surroundings."""
 
     max_keypoint_share: float = 0.05
-    """Masks seem to be inverted only if less than this fraction of all keypoints is outside the hidden
-    area."""
+    """Masks seem to be inverted only if less than this fraction of all keypoints is in the used area, that
+    is, outside the area that the masks hide."""
     max_density_ratio: float = 0.1
-    """Masks seem to be inverted only if the density of keypoints (number per area) outside the hidden area is
-    less than this fraction of the density inside it. With correct masks, even a small subject has about as
-    much texture as its surroundings, so the ratio of the densities is near one."""
+    """Masks seem to be inverted only if the density of keypoints (number per area) in the used area is less
+    than this fraction of the density in the hidden area. With correct masks, even a small subject has about
+    as much texture as its surroundings, so the ratio of the densities is near one."""
 
 
 @dataclass(frozen=True)
@@ -143,17 +144,18 @@ class MirroringOptions:
     weight is small because symmetric objects have flipped matches in ordinary images, too: a pair of such
     images may have up to six times as many flipped matches as neighboring images have ordinary matches."""
     min_strong_matches: int = 50
-    """Minimum number of matches of a strong pair. Images connected by strong pairs are not tested for
-    mirroring against each other."""
+    """Minimum number of matches of a strong pair. Images connected by strong pairs are not tested against
+    each other, because either all of them are mirrored or none is."""
     min_strong_ratio: float = 1 / 3
     """A strong pair (see `min_strong_matches`) must also have at least this fraction of the number of matches
     of any other pair that contains one of its two images."""
     num_probe_keypoints: int = 400
-    """In a quick test, this number of keypoints of one image, the largest ones, are mirrored and matched to
-    another image. Large keypoints are more likely to be detected in both images."""
+    """Number of keypoints in the quick test of whether one image of a pair is mirrored: the largest keypoints
+    of one image are mirrored and matched to the other image. Large keypoints are more likely to be detected
+    in both images."""
     num_target_keypoints: int = 2048
-    """In a quick test, mirrored keypoints of one image (see `num_probe_keypoints`) are matched to this number
-    of keypoints of another image, the largest ones."""
+    """Number of keypoints of the other image, the largest ones, to which the mirrored keypoints are matched
+    in the quick test (see `num_probe_keypoints`)."""
     min_probe_ratio: float = 0.05
     """Minimum fraction of the mirrored keypoints that match in the quick test (see `num_probe_keypoints`);
     pairs with a smaller fraction are not tested further. In unrelated images, up to 4 percent match."""
@@ -176,15 +178,34 @@ class AmbiguityOptions:
     """Number of RANSAC trials for the second motion. If half of the contradicting matches belong to the
     motion, it is found with a probability of 98 percent."""
     max_num_keypoints: int = 300
-    """Approximate number of keypoints that are compared with all other keypoints of the same image to measure
-    repetition. The keypoints are sampled evenly, and rounding may give up to twice this number."""
+    """Approximate number of keypoints per image for which repetition is measured, by comparing them with all
+    keypoints of the image. They are sampled evenly, and rounding may give up to twice this number."""
     similarity_quantile: float = 0.25
-    """Quantile (0 to 1) of the descriptor similarities of an image's verified matches. A keypoint repeats if
-    its similarity to another place in the same image is at least this quantile. Larger values find fewer
+    """Threshold of the descriptor similarity at which a keypoint resembles another place in its image, as a
+    quantile (0 to 1) of the similarities of the image's verified matches. Larger values find fewer
     repetitions."""
     min_distance: float = 24.0
     """Minimum distance between two places in an image that are compared to find repetition, in pixels of the
     image in which keypoints are detected."""
+
+
+@dataclass(frozen=True)
+class WideAngleOptions:
+    """Options for recognizing wide-angle lenses by their distortion (see `geometry.division`)."""
+
+    max_num_pairs: int = 8
+    """Number of pairs with the most matches from which lenses are recognized."""
+    max_inlier_coefficient: float = -0.05
+    """Other coefficients of the division model are tried only if the median of the coefficients that fit the
+    inliers of undistorted epipolar geometries is at most this value. The inliers of wide-angle images give
+    values near zero, because matches that contradict a straight geometry are missing among them."""
+    candidates: tuple[float, ...] = (-0.2, -0.3, -0.4, -0.5, -0.6, -0.7, -0.8, -0.9, -1.0, -1.1, -1.2)
+    """Coefficients of the division model to try: from lenses with a field of view of 85 degrees across the
+    diagonal to 200 degrees."""
+    min_inlier_gain: float = 1.1
+    """A lens is a wide-angle lens only if the best coefficient gives this factor more inliers than zero."""
+    max_num_trials: int = 300
+    """Maximum number of RANSAC trials for each pair and coefficient."""
 
 
 @dataclass(frozen=True)
@@ -197,11 +218,11 @@ class PointmapOptions:
     min_confidence: float = 1.5
     """Minimum confidence of a valid pointmap point. The network's confidences start at one."""
     max_cycle_error: float = 1.5
-    """Maximum distance, in pixels of the network's input image, between an anchor and the pixel to which its
-    match is mapped back. Anchors beyond this distance are not matched."""
+    """Maximum distance, in pixels of the network's input image, between an anchor and the pixel that matches
+    the anchor's match in the reverse direction. Anchors with a larger distance are not matched."""
     max_order_error: float = 2.0
     """Maximum distance, in pixels of the network's input image, between the two matches of an anchor that
-    result from the image orders (i, j) and (j, i). Anchors beyond this distance are not matched."""
+    result from the image orders (i, j) and (j, i). Anchors with a larger distance are not matched."""
     plane_radius: int = 2
     """Radius, in pixels of the network's input image, of the window in which a plane is fitted to the points
     to get matches with sub-pixel accuracy."""
@@ -243,9 +264,10 @@ class MatchingSettings:
     of a third image. "sequential": neighbors in the order of the file names. By default, exhaustive up to
     max-exhaustive-images, and retrieval for more images."""
     num_partners: Annotated[int, COUNT] = 20
-    """With sequential pairs, the number of neighbors with which each image is matched, half of them before
-    and half after the image. With retrieval, the number of most similar images among which partners of each
-    image are chosen; images that match the same keypoints of a third image are matched in addition."""
+    """Number of candidates with which each image may be matched. With sequential pairs, these are its
+    neighbors in the order of the file names, half of them before and half after the image. With retrieval,
+    these are the most similar images; in addition, images that match the same keypoints of a third image are
+    matched."""
     max_exhaustive_images: Annotated[int, NOT_NEGATIVE] = 100
     """Maximum number of images for which all pairs are matched by default. The time for all pairs grows with
     the square of the number of images."""
@@ -271,6 +293,8 @@ class MatchingSettings:
     """Options for finding mirrored images."""
     ambiguity: Suppress[AmbiguityOptions] = field(default_factory=AmbiguityOptions)
     """Options for measuring how ambiguous the matches are."""
+    wide_angle: Suppress[WideAngleOptions] = field(default_factory=WideAngleOptions)
+    """Options for recognizing wide-angle lenses."""
     pointmaps: Suppress[PointmapOptions] = field(default_factory=PointmapOptions)
     """Options of matching by pointmaps, for the matcher dust3r."""
 

@@ -15,7 +15,7 @@ def frame_pairs(images: Sequence[ImageFile], max_gap: int) -> list[tuple[int, in
 
     Args:
         images: The images; frames of a video are consecutive.
-        max_gap: Maximum number of positions.
+        max_gap: Maximum number of positions between the two frames of a pair.
 
     Returns:
         Pairs of image indices, the smaller index first, in ascending order.
@@ -39,7 +39,7 @@ def choose_pairs(
     Args:
         keypoints: Keypoints of each image, with descriptors, in the order of the images.
         settings: Method of pair selection and its options. Retrieval chooses the most similar images.
-        sequential: Pairs of frames of videos from `frame_pairs`, which are added to those of retrieval.
+        sequential: Pairs of frames of videos from `frame_pairs`, which are added if retrieval chooses pairs.
 
     Returns:
         Pairs of image indices, the smaller index first, in ascending order.
@@ -69,7 +69,7 @@ def pairs_in_rounds(
     Args:
         keypoints: Keypoints of each image, with descriptors, in the order of the images.
         settings: Method of pair selection and its options.
-        sequential: Pairs of frames of videos from `frame_pairs`, which are added to those of retrieval.
+        sequential: Pairs of frames of videos from `frame_pairs`, which are added if retrieval chooses pairs.
         matched: Matches by pair. The caller must add the matches of a round before it requests the next
             round.
 

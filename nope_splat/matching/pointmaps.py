@@ -77,10 +77,10 @@ def anchor_pixels(shape: tuple[int, ...], spacing: int) -> NDArray[np.int64]:
 def match_anchors(source: Pointmap, target: Pointmap, options: PointmapOptions) -> Array:
     """Match the anchors of one image to another image.
 
-    The match of an anchor is the pixel whose 3D point is nearest to the anchor's point, if the search in the
-    reverse direction leads back to the anchor. For sub-pixel accuracy, a plane is fitted to the points around
-    the matched pixel, and the match is moved to the position at which the plane is nearest to the anchor's
-    point.
+    The match of an anchor is the pixel whose 3D point is nearest to the anchor's 3D point. The match is kept
+    if the search in the reverse direction leads back to within `max_cycle_error` of the anchor. For sub-pixel
+    accuracy, a plane is fitted to the points around the matched pixel, and the match is moved to the position
+    at which the plane is nearest to the anchor's point.
 
     Args:
         source: Pointmap of the image with the anchors.
@@ -112,11 +112,11 @@ def match_anchors(source: Pointmap, target: Pointmap, options: PointmapOptions) 
 
 
 def average_matches(forward: Array, backward: Array, max_error: float) -> Array:
-    """Average the matches of anchors from both orders (i, j) and (j, i) of an image pair.
+    """Average the two matches of each anchor that the network gives for the image orders (i, j) and (j, i).
 
     Args:
-        forward: Positions of the matches from one order of the pair, in pixels; NaN without a match. (K, 2).
-        backward: Positions of the matches from the other order, in the same format. (K, 2).
+        forward: Position of the match of each anchor from one order, in pixels; NaN without a match. (K, 2).
+        backward: The same for the other order. (K, 2).
         max_error: Maximum distance in pixels between the two positions of a match.
 
     Returns:

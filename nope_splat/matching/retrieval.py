@@ -148,10 +148,10 @@ def vlad_descriptors(keypoints: Sequence[Keypoints], seed: int = 0) -> NDArray[n
 
 
 def _unrelated_sigma(vlad: NDArray[np.float32], dimension: int) -> float:
-    """Estimate the standard deviation of the similarity of unrelated images.
+    """Estimate the standard deviation of the similarities of unrelated images.
 
-    Unrelated images are simulated by shifting the vectors by one word, so that residuals of different words
-    are compared.
+    Unrelated images are simulated by shifting one of two VLAD descriptors by one visual word, so that their
+    inner product compares residuals of different words.
 
     Args:
         vlad: VLAD descriptors. (N, W D).

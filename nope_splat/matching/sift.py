@@ -119,7 +119,7 @@ def select_keypoints(
 def _apply_mask(
     detections: Sequence[cv2.KeyPoint], mask: NDArray[np.bool_] | None
 ) -> tuple[Sequence[cv2.KeyPoint], MaskEffect | None]:
-    """Remove the keypoints in the hidden area of a mask, as OpenCV does after detection.
+    """Remove the keypoints at hidden pixels of a mask, as OpenCV does if the mask is passed to the detector.
 
     Args:
         detections: The keypoints of the whole image.

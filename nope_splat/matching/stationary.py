@@ -23,7 +23,7 @@ from nope_splat.scene.features import Keypoints, PairMatches
 from nope_splat.scene.stationary import StationaryPixels, cell_of
 
 
-def verify_moving_matches(
+def verify_without_stationary(
     first: int,
     second: int,
     indices: NDArray[np.int64],
@@ -60,11 +60,14 @@ def verify_moving_matches(
 def find_stationary_pixels(
     keypoints: Sequence[Keypoints], pairs: Sequence[PairMatches], settings: MatchingSettings
 ) -> tuple[StationaryPixels, ...]:
-    """Find the grid cells that contain stationary matches in at least `min_num_pairs` pairs, and fill holes.
+    """Find the grid cells with stationary matches: matches at the same pixel in both images, as on a logo.
+
+    A cell must contain stationary matches of at least `min_num_pairs` pairs. Holes between such cells are
+    filled.
 
     Args:
         keypoints: Keypoints of each image, with image sizes.
-        pairs: Verified image pairs, from `verify_moving_matches`.
+        pairs: Verified image pairs, from `verify_without_stationary`.
         settings: Options of matching.
 
     Returns:
@@ -90,7 +93,7 @@ def find_stationary_pixels(
     return tuple(stationary)
 
 
-def without_stationary_pixels(
+def remove_stationary_matches(
     keypoints: Sequence[Keypoints],
     pairs: Sequence[PairMatches],
     stationary: Sequence[StationaryPixels],
@@ -126,7 +129,7 @@ def without_stationary_pixels(
 def stationary_keypoints(
     keypoints: Sequence[Keypoints], stationary: Sequence[StationaryPixels]
 ) -> list[NDArray[np.bool_]]:
-    """Check for each keypoint whether it is in a stationary cell.
+    """Determine which keypoints are in stationary cells (see `StationaryPixels`).
 
     Args:
         keypoints: Keypoints of each image, with image sizes.
@@ -146,7 +149,7 @@ def stationary_keypoints(
 def _at_same_pixel(
     indices: NDArray[np.int64], first: Keypoints, second: Keypoints, options: StationaryOptions
 ) -> NDArray[np.bool_]:
-    """Check which matches have both keypoints at the same pixel, up to `max_motion`. (M, 2) -> (M,).
+    """Determine which matches have both keypoints at the same pixel, up to `max_motion`. (M, 2) -> (M,).
 
     False for all matches if the two images differ in size.
     """

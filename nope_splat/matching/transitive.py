@@ -78,10 +78,10 @@ def transitive_pairs(
 
 
 class CovisibilityCounts:
-    """Number of keypoints that two images share through a third image, for all pairs of N images.
+    """Number of keypoints that two images share, for all pairs of N images.
 
-    Two images share a keypoint if both match the same keypoint of a third image. For each pair, the third
-    image with the most shared keypoints counts.
+    Two images share a keypoint if both match the same keypoint of a third image. If there are several third
+    images, the one with the most shared keypoints determines the number.
 
     Args:
         keypoints: Keypoints of each image.

@@ -10,8 +10,10 @@ import numpy as np
 import poselib
 from numpy.typing import NDArray
 
+from nope_splat.geometry.division import division_errors
 from nope_splat.geometry.epipolar import sampson_errors
 from nope_splat.matching.options import MatchingSettings, TwoViewGeometryOptions
+from nope_splat.matching.wide_angle import estimate_division_fundamental
 from nope_splat.scene.features import Keypoints, PairMatches
 
 # PROSAC, which samples the most distinctive matches first, is not used: after the ratio test, few matches are
@@ -50,14 +52,23 @@ def verify_pair(
     xy_first = keypoints[first].xy[indices[:, 0]] / pixel_size
     xy_second = keypoints[second].xy[indices[:, 1]] / pixel_size
 
-    fundamental, inliers = _estimate_fundamental(xy_first, xy_second, settings)
+    is_wide = keypoints[first].division or keypoints[second].division
+    if is_wide:
+        fundamental, inliers = estimate_division_fundamental(
+            keypoints[first], keypoints[second], indices, settings
+        )
+        xy_first, xy_second = (
+            features.division_lens.pinhole_pixels(features.xy[index]) / pixel_size
+            for features, index in zip((keypoints[first], keypoints[second]), indices.T, strict=True)
+        )
+    else:
+        fundamental, inliers = _estimate_fundamental(xy_first, xy_second, settings)
+        scale = np.array([1 / pixel_size, 1 / pixel_size, 1])
+        fundamental = fundamental * scale[:, None] * scale
+        fundamental /= np.linalg.norm(fundamental)
     if np.count_nonzero(inliers) < settings.min_matches:
         return None
     homography_ratio = _homography_ratio(xy_first[inliers], xy_second[inliers], settings)
-
-    scale = np.array([1 / pixel_size, 1 / pixel_size, 1])
-    fundamental = fundamental * scale[:, None] * scale
-    fundamental /= np.linalg.norm(fundamental)
     indices = indices[inliers]
     if first > second:
         first, second = second, first
@@ -79,6 +90,19 @@ def epipolar_errors(
         Sampson errors in pixels of the images in which keypoints were detected. (M,).
     """
     first, second = keypoints[pair.first], keypoints[pair.second]
+    if first.division or second.division:
+        lenses, xy = (
+            (first.division_lens, second.division_lens),
+            (first.xy[indices[:, 0]], second.xy[indices[:, 1]]),
+        )
+        to_first, to_second = (lens.pixels_from_homogeneous for lens in lenses)
+        errors = division_errors(
+            (lenses[0].homogeneous(xy[0]), lenses[1].homogeneous(xy[1])),
+            (lenses[0].gradient(xy[0]), lenses[1].gradient(xy[1])),
+            to_second.T @ pair.fundamental @ to_first,
+            (lenses[0].half_diagonal, lenses[1].half_diagonal),
+        )
+        return errors / max(first.pixel_size, second.pixel_size)
     xy_first, xy_second = (
         np.concatenate([features.xy[index], np.ones((len(index), 1))], axis=1)
         for features, index in zip((first, second), indices.T, strict=True)
@@ -175,6 +199,11 @@ def _homography_ratio(
     # A homography error has two dimensions and contains the noise of both images, so its limit is larger than
     # that of epipolar errors.
     max_error = 2 * settings.max_epipolar_error
+    # The points of wide-angle images that a pinhole camera cannot show are NaN.
+    shown = np.isfinite(xy_first).all(1) & np.isfinite(xy_second).all(1)
+    if shown.sum() < max(4, settings.min_matches):
+        return 0.0
+    xy_first, xy_second = xy_first[shown], xy_second[shown]
     subset = _evenly_spaced(len(xy_first), options.homography_subset_size)
     # OpenCV's RHO method does not refine its result, which is accurate enough for a ratio and takes half the
     # time.

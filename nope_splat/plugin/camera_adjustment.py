@@ -10,19 +10,21 @@ from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
 from nope_splat.geometry.axes import switch_axes
+from nope_splat.geometry.distortion import NUM_TERMS
+from nope_splat.geometry.projection import LensModel
+from nope_splat.plugin.camera_intrinsics import is_fisheye
 from nope_splat.plugin.camera_optimizer import world_to_camera
 from nope_splat.plugin.camera_refinement import JointRefinement
 from nope_splat.plugin.model import NopeSplatModel
 from nope_splat.refinement.joint import JointResult, RenderView, adjust_jointly
-from nope_splat.refinement.photometric import RenderedView, usable_pixels
-from nope_splat.sfm.bundle_adjustment.problem import BundleProblem
+from nope_splat.refinement.photometric import RenderedView, compare
+from nope_splat.sfm.bundle_adjustment.problem import NUM_INTRINSICS, BundleProblem
 from nope_splat.splatting.lens import Lens
 from nope_splat.splatting.rendering import CameraView
 
 MIN_MEAN_OBSERVATIONS = 200
-"""If training images have, on average, fewer track observations than this number, joint refinement starts
-earlier and runs more often (`JointRefinement.few_tracks_start`). Images with texture and overlap have about
-ten times as many."""
+"""Mean number of track observations per training image below which joint refinement starts earlier and runs
+more often (`JointRefinement.few_tracks_start`). Images with texture and overlap have about 2000."""
 
 
 def has_few_tracks(model: NopeSplatModel) -> bool:
@@ -48,21 +50,21 @@ def joint_problem(model: NopeSplatModel) -> BundleProblem:
         model: The model, in training mode.
 
     Returns:
-        Problem whose images are the V training views. `intrinsics` (K, 5) contains, for each camera, log
+        Problem whose images are the V training views. `intrinsics` (K, 9) contains, for each camera, log
         focal length, shift (x, y) of the principal point from its position in the reconstruction
-        (full-resolution pixels), k1 and k2. `xy` are observed positions relative to the principal point of
-        the reconstruction, in full-resolution pixels.
+        (full-resolution pixels), and distortion coefficients. `xy` are observed positions relative to the
+        principal point of the reconstruction, in full-resolution pixels.
     """
     optimizer, observations = model.camera_optimizer, model.observations.to(model.device)
     lens, learned_lens = optimizer.lens(), optimizer.learned_lens
     num_cameras, device = len(optimizer.base_focal), model.device
-    intrinsics = torch.zeros(num_cameras, 5, dtype=torch.float64, device=device)
+    intrinsics = torch.zeros(num_cameras, NUM_INTRINSICS, dtype=torch.float64, device=device)
     intrinsics[:, 0] = optimizer.focal().double().log()
     free_intrinsics = torch.zeros_like(intrinsics, dtype=torch.bool)
     free_intrinsics[:, 0] = optimizer.config.optimize_focal
     prior_mean, prior_sigma = intrinsics.clone(), torch.ones_like(intrinsics)
     if lens is not None and learned_lens is not None:
-        intrinsics[:, 1:] = torch.cat(lens, 1)
+        intrinsics[:, 1:] = torch.cat([lens.shift, lens.distortion], 1)
         free_intrinsics[:, 1:] = learned_lens.free_mask()
         mean, prior_sigma[:, 1:] = learned_lens.prior()
         prior_mean[:, 1:] = torch.where(free_intrinsics[:, 1:], mean, intrinsics[:, 1:])
@@ -82,6 +84,7 @@ def joint_problem(model: NopeSplatModel) -> BundleProblem:
         free_intrinsics=free_intrinsics,
         prior_mean=prior_mean,
         prior_sigma=prior_sigma,
+        is_fisheye=optimizer.is_fisheye if optimizer.has_fisheye else None,
     )
 
 
@@ -92,12 +95,13 @@ def view_renderer(model: NopeSplatModel, cameras: Cameras, batches: list[dict[st
         model: The model, in training mode. Views are rendered at the current training resolution; then width
             and height are halved until both are at most `JointRefinement.max_image_size`.
         cameras: Cameras of the V training views, with the intrinsics of the reconstruction.
-        batches: Batches of the V training views from the data manager: the image and an optional mask.
+        batches: Batch of each of the V training views, from the data manager: a dictionary with the image and
+            an optional mask.
 
     Returns:
         Function that renders a view. Its arguments are the index of the view, `T_camera_world` (4, 4), and
-        intrinsics (5,): log focal length, shift (x, y) of the principal point from its position in the
-        reconstruction (full-resolution pixels), k1 and k2.
+        intrinsics (9,): log focal length, shift (x, y) of the principal point from its position in the
+        reconstruction (full-resolution pixels), and distortion coefficients.
     """
     optimizer, background = model.camera_optimizer, model.background_color.to(model.device)
     gaussians, sh_degree = model.gaussians(), model.current_sh_degree()
@@ -109,20 +113,19 @@ def view_renderer(model: NopeSplatModel, cameras: Cameras, batches: list[dict[st
     centers = torch.cat([cameras.cx, cameras.cy], -1).to(model.device)
 
     def render_view(index: int, T_camera_world: Tensor, intrinsics: Tensor) -> RenderedView:
-        image, mask = model.image(batches[index], background)
+        image, mask = model.image_and_mask(batches[index], background)
         height, width = image.shape[:2]
         factor = round(int(cameras.width[index]) / width)
         K = torch.eye(3, device=model.device)
         K.diagonal()[:2] = intrinsics[0].exp().float() * scales[index] / factor
         K[:2, 2] = (centers[index] + intrinsics[1:3].float() * scales[index]) / factor
-        radial = None if lens is None else intrinsics[3:].float()
-        view = CameraView(T_camera_world[None].float(), K[None], (width, height), radial)
-        rendered, depth, opacity, _ = model.render(gaussians, view, background, sh_degree, "RGB+ED")
-        depth = depth.squeeze(-1)
-        used = usable_pixels(depth, opacity.squeeze(-1), None if mask is None else mask.squeeze(-1))
-        if mask is not None:  # masked pixels must not affect image gradients beside the mask
-            image = torch.where(mask, image, rendered)
-        rendered_view = RenderedView(rendered, image, depth, used, K.diagonal()[:2], K[:2, 2], radial)
+        terms = None if lens is None else intrinsics[3:].float()
+        distortion = terms if terms is not None and bool(terms.any()) else None
+        pose, is_equidistant = T_camera_world[None].float(), is_fisheye(cameras[index : index + 1])
+        projection = "fisheye" if is_equidistant else "pinhole"
+        view = CameraView(pose, K[None], (width, height), distortion, projection)
+        rendering = model.render(gaussians, view, background, sh_degree, "RGB+ED")
+        rendered_view = compare(rendering, image, mask, K, LensModel(terms, is_equidistant))
         # Downsample the full-size rendering, because the rasterizer's blur would grow with the pixel size.
         return rendered_view.downsampled(math.ceil(math.log2(max(1, max(width, height) / max_size))))
 
@@ -140,20 +143,21 @@ def adjust_cameras(
     Args:
         model: The model, in training mode; its cameras and track points are updated in place.
         cameras: Cameras of the V training views, with the intrinsics of the reconstruction.
-        batches: Batches of the V training views from the data manager: the image and an optional mask.
+        batches: Batch of each of the V training views, from the data manager: a dictionary with the image and
+            an optional mask.
         single_step: Whether to take at most one Levenberg-Marquardt step, for refinement at short intervals.
             Otherwise, several steps are taken, the first ones at lower image resolution.
 
     Returns:
         The refined bundle adjustment problem, the costs before and after each accepted step, and the fraction
-        of the information about the poses that comes from photometric errors.
+        of the Fisher information about the poses that comes from photometric errors.
     """
     optimizer = model.camera_optimizer
     limits: dict[str, Any] = {"max_iterations": 1, "pyramid_levels": ()} if single_step else {}
     result = adjust_jointly(joint_problem(model), view_renderer(model, cameras, batches), **limits)
     poses = torch.linalg.inv(result.problem.T_camera_world)
-    log_focal, shift, radial = result.problem.intrinsics.split((1, 2, 2), 1)
-    optimizer.set_cameras(switch_axes(poses)[:, :3], log_focal[:, 0].exp(), Lens(shift, radial))
+    log_focal, shift, distortion = result.problem.intrinsics.split((1, 2, NUM_TERMS), 1)
+    optimizer.set_cameras(switch_axes(poses)[:, :3], log_focal[:, 0].exp(), Lens(shift, distortion))
     model.track_positions().copy_(result.problem.points)
     optimizer.last_adjustment = {
         "adjustment_steps": len(result.costs),

@@ -1,6 +1,6 @@
 """Camera optimizer: a pose correction per training image and a focal length per camera.
 
-Optionally, principal point and radial distortion of each camera are optimized too (`LearnedLens`).
+Optionally, principal point and distortion of each camera are optimized too (`LearnedLens`).
 
 Poses in this module have nerfstudio's OpenGL axes, because nerfstudio accesses them (see `geometry.axes`).
 """
@@ -21,12 +21,14 @@ from tyro.conf import OmitSubcommandPrefixes, Suppress
 
 from nope_splat.geometry.axes import switch_axes
 from nope_splat.geometry.camera import Camera
+from nope_splat.geometry.distortion import NUM_TERMS
 from nope_splat.geometry.rigid import left_jacobian, rotation_log
+from nope_splat.plugin.camera_intrinsics import distortion_terms
 from nope_splat.plugin.camera_refinement import CameraRefinement, GradientRefinement, JointRefinement
 from nope_splat.plugin.learned_lens import LearnedLens
 from nope_splat.splatting.lens import Lens
 
-LENS_METRICS = ("principal_point_x_px", "principal_point_y_px", "radial_k1", "radial_k2")
+LENS_METRICS = ("principal_point_x_px", "principal_point_y_px", "distortion_k1", "distortion_k2")
 """Names of the metrics that are logged if principal points or distortion are optimized. The principal point
 is relative to the image center, in full-resolution pixels."""
 
@@ -43,49 +45,6 @@ def world_to_camera(camera_to_world: Tensor) -> Tensor:
     return pose_utils.to4x4(pose_utils.inverse(switch_axes(camera_to_world)))
 
 
-def intrinsic_matrices(cameras: Cameras) -> Tensor:
-    """Build intrinsic matrices on the device of the cameras; nerfstudio's method returns CPU tensors.
-
-    Args:
-        cameras: C nerfstudio cameras.
-
-    Returns:
-        Intrinsic matrices in pixels, at the image size of each camera. (C, 3, 3).
-    """
-    K = cameras.fx.new_zeros(*cameras.shape, 3, 3)
-    K[..., 0, 0], K[..., 1, 1] = cameras.fx[..., 0], cameras.fy[..., 0]
-    K[..., 0, 2], K[..., 1, 2] = cameras.cx[..., 0], cameras.cy[..., 0]
-    K[..., 2, 2] = 1.0
-    return K
-
-
-def image_size(camera: Cameras) -> tuple[int, int]:
-    """Return the image size of a camera.
-
-    Args:
-        camera: A single camera. If its metadata contain the entry `size` (width, height), this entry is
-            returned, which avoids a GPU synchronization.
-
-    Returns:
-        Width and height in pixels.
-    """
-    size = (camera.metadata or {}).get("size")
-    return (int(camera.width), int(camera.height)) if size is None else size
-
-
-def radial_terms(camera: Cameras) -> Tensor | None:
-    """Return the learned radial distortion of a camera from its metadata.
-
-    Args:
-        camera: A single camera.
-
-    Returns:
-        k1 and k2 from the metadata entry `radial` (2,); None if there is no such entry.
-    """
-    radial = (camera.metadata or {}).get("radial")
-    return None if radial is None else radial.reshape(2)
-
-
 @dataclass
 class NopeCameraOptimizerConfig(CameraOptimizerConfig):
     """Options of camera optimization during training."""
@@ -95,10 +54,10 @@ class NopeCameraOptimizerConfig(CameraOptimizerConfig):
     """Whether to optimize the focal length of each camera. Poses are optimized unless the option mode is
     "off"."""
     optimize_principal_point: bool = False
-    """Whether to optimize the principal point of each camera. It stays fixed for a camera whose photos were
-    rotated upright in different ways."""
+    """Whether to optimize the principal point of each camera. If the photos of a camera were rotated upright
+    by different angles, its principal point stays fixed."""
     optimize_distortion: bool = False
-    """Whether to optimize radial distortion k1 and k2 of each camera, and to render with distortion.
+    """Whether to optimize the distortion (coefficients k1 and k2) of each camera, and to render with it.
 
     If set, structure from motion also estimates distortion, and training starts from this estimate. If this
     option or optimize-principal-point is set, training uses the original images instead of undistorted
@@ -118,7 +77,7 @@ class NopeCameraOptimizerConfig(CameraOptimizerConfig):
         return isinstance(self.refinement, GradientRefinement)
 
     def learns_lens(self) -> bool:
-        """Check whether principal points or radial distortion are optimized."""
+        """Check whether principal points or distortion are optimized."""
         return self.optimize_principal_point or self.optimize_distortion
 
 
@@ -136,12 +95,19 @@ class NopeCameraOptimizer(CameraOptimizer):
         device: Initial device of the parameters.
         intrinsics_ids: Index of the intrinsics of each view (V,); None if all views use the first set.
         num_intrinsics: Number K of sets of intrinsics.
+        is_fisheye: Whether the projection of each set of intrinsics is equidistant instead of perspective
+            (K,), bool; None if none is.
     """
 
     config: NopeCameraOptimizerConfig
     base_poses: Tensor
+    """Camera-to-world transforms of the training views in the reconstruction, OpenGL axes. (V, 3, 4)."""
     base_focal: Tensor
+    """Focal length of each set of intrinsics in the reconstruction, in full-resolution pixels. (K,)."""
     intrinsics_ids: Tensor
+    """Index of the intrinsics of each training view, 0 to K - 1. (V,)."""
+    is_fisheye: Tensor
+    """Whether the projection of each set of intrinsics is equidistant instead of perspective. (K,), bool."""
 
     def __init__(
         self,
@@ -150,6 +116,7 @@ class NopeCameraOptimizer(CameraOptimizer):
         device: torch.device | str,
         intrinsics_ids: Tensor | None = None,
         num_intrinsics: int = 1,
+        is_fisheye: Tensor | None = None,
         **kwargs,
     ) -> None:
         super().__init__(config, num_cameras, device, **kwargs)
@@ -159,6 +126,10 @@ class NopeCameraOptimizer(CameraOptimizer):
         self.register_buffer("base_poses", torch.eye(4, device=device)[:3].repeat(num_cameras, 1, 1))
         self.register_buffer("base_focal", torch.ones(num_intrinsics, device=device))
         self.register_buffer("intrinsics_ids", intrinsics_ids.to(device))
+        flags = [False] * num_intrinsics if is_fisheye is None else is_fisheye.tolist()
+        self.has_fisheye, self._same_projection = any(flags), len(set(flags)) == 1
+        # Not in checkpoints, since the projections are those of the reconstruction.
+        self.register_buffer("is_fisheye", torch.tensor(flags, device=device), persistent=False)
         self.learned_lens = None
         if config.learns_lens():
             learns = config.optimize_principal_point, config.optimize_distortion
@@ -185,8 +156,8 @@ class NopeCameraOptimizer(CameraOptimizer):
         Args:
             poses: Camera-to-world transforms of the training views, OpenGL axes. (V, 3, 4).
             focal: Focal lengths in full-resolution pixels. (K,).
-            lens: Principal point shifts (x, y) relative to the reconstruction, in full-resolution pixels, and
-                radial distortion k1 and k2, (K, 2) each; None to leave both unchanged.
+            lens: Principal point shifts (x, y) relative to the reconstruction, in full-resolution pixels
+                (K, 2), and distortion coefficients (K, 6); None to leave both unchanged.
         """
         if self.learned_lens is not None and lens is not None:
             self.learned_lens.set_lens(lens)
@@ -207,9 +178,9 @@ class NopeCameraOptimizer(CameraOptimizer):
             Transforms from the optimized camera frame to the camera frame of the reconstruction, OpenGL axes.
             (B, 3, 4).
         """
-        return self._motions(indices.to(self.base_poses.device))
+        return self._pose_corrections(indices.to(self.base_poses.device))
 
-    def _motions(self, views: Tensor | slice) -> Tensor:
+    def _pose_corrections(self, views: Tensor | slice) -> Tensor:
         """Compute the pose corrections of training views (B, 3, 4); identity transforms if mode is "off".
 
         `views` are the indices of the training views (B,), or a slice, which avoids a GPU synchronization.
@@ -222,7 +193,7 @@ class NopeCameraOptimizer(CameraOptimizer):
 
     def poses(self) -> Tensor:
         """Compute the optimized camera-to-world transforms (OpenGL axes) of all training views. (V, 3, 4)."""
-        return pose_utils.multiply(self.base_poses, self._motions(slice(None)))
+        return pose_utils.multiply(self.base_poses, self._pose_corrections(slice(None)))
 
     def focal(self) -> Tensor:
         """Compute the optimized focal length of each set of intrinsics, in full-resolution pixels. (K,)."""
@@ -245,25 +216,37 @@ class NopeCameraOptimizer(CameraOptimizer):
         if camera.metadata is None or "cam_idx" not in camera.metadata:
             return camera.camera_to_worlds
         view = int(camera.metadata["cam_idx"])
-        motion = self._motions(slice(view, view + 1))
+        motion = self._pose_corrections(slice(view, view + 1))
         return pose_utils.multiply(self.base_poses[view : view + 1], motion).to(camera.device)
 
     def lens(self) -> Lens | None:
         """Return principal point shift and distortion of each set of intrinsics; None if both are fixed.
 
         Returns:
-            Shifts (x, y) relative to the reconstruction, in full-resolution pixels; k1 and k2. (K, 2) each.
+            Shifts (x, y) relative to the reconstruction, in full-resolution pixels (K, 2), distortion
+            coefficients (K, 6), and projections.
         """
-        return None if self.learned_lens is None else self.learned_lens.lens()
+        if self.learned_lens is None:
+            return None
+        return self.learned_lens.lens()._replace(is_fisheye=self._projections())
 
     def view_lens(self) -> Lens | None:
-        """Return principal point shift and distortion of each training view; None if both are fixed.
+        """Return principal point shift, distortion and projection of each training view.
 
         Returns:
-            Shifts (x, y) relative to the reconstruction, in full-resolution pixels; k1 and k2. (V, 2) each.
+            Shifts (x, y) relative to the reconstruction, in full-resolution pixels (V, 2), distortion
+            coefficients (V, 6), and projections. None if shift and distortion are fixed, and all projections
+            are perspective.
         """
         lens = self.lens()
+        if lens is None and self.has_fisheye:
+            zeros = self.base_focal.new_zeros(len(self.base_focal), 2 + NUM_TERMS)
+            lens = Lens(zeros[:, :2], zeros[:, 2:], self._projections())
         return None if lens is None else lens.select(self.intrinsics_ids)
+
+    def _projections(self) -> Tensor | bool:
+        """Return whether projections are equidistant: per set of intrinsics (K,), or one value for all."""
+        return self.has_fisheye if self._same_projection else self.is_fisheye
 
     def apply_to_intrinsics(self, camera: Cameras, K: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the optimized intrinsics of a training view, or the unchanged ones of any other camera.
@@ -274,21 +257,21 @@ class NopeCameraOptimizer(CameraOptimizer):
             K: Intrinsic matrix of the camera before optimization, in pixels of any resolution. (1, 3, 3).
 
         Returns:
-            Intrinsic matrix at the resolution of `K` (1, 3, 3), and radial distortion k1 and k2 (2,). For
-            training views, the distortion is None if neither distortion nor principal point is optimized; for
-            other cameras, it is the metadata entry `radial`, or None if there is no such entry.
+            Intrinsic matrix at the resolution of `K` (1, 3, 3), and distortion coefficients (6,). For
+            training views, the distortion is None if no camera has learned distortion; for other cameras, it
+            is the metadata entry `distortion`, or None if there is no such entry.
         """
         if camera.metadata is None or "cam_idx" not in camera.metadata:
-            return K, radial_terms(camera)
+            return K, distortion_terms(camera)
         view = int(camera.metadata["cam_idx"])
         number = self.intrinsics_ids[view : view + 1]
         adjusted, lens = K.clone(), self.lens()
         adjusted[:, :2, :2] *= self.log_focal[number].exp()  # the off-diagonal entries are zero
-        if lens is None:
+        if lens is None or self.learned_lens is None:
             return adjusted, None
-        shift, radial = lens.select(number)
-        adjusted[:, :2, 2] += shift * K.diagonal(dim1=1, dim2=2)[:, :2] / self.base_focal[number]
-        return adjusted, radial[0]
+        shift = lens.shift[number] * K.diagonal(dim1=1, dim2=2)[:, :2]
+        adjusted[:, :2, 2] += shift / self.base_focal[number]
+        return adjusted, lens.distortion[number][0] if self.learned_lens.has_distortion else None
 
     def cameras(self, start: Sequence[Camera]) -> tuple[Camera, ...]:
         """Return the cameras of the reconstruction with optimized intrinsics.
@@ -318,8 +301,8 @@ class NopeCameraOptimizer(CameraOptimizer):
         if self.learned_lens is not None:
             param_groups |= self.learned_lens.param_groups()
 
-    def adjustment_steps(self, num_iterations: int, few_tracks: bool = False) -> tuple[int, ...]:
-        """Return the iterations after which joint refinement runs.
+    def refinement_iterations(self, num_iterations: int, few_tracks: bool = False) -> tuple[int, ...]:
+        """Return the training iterations after which joint refinement runs.
 
         Args:
             num_iterations: Total number of training iterations.
@@ -333,7 +316,7 @@ class NopeCameraOptimizer(CameraOptimizer):
         frozen = self.config.mode == "off" and not self.config.optimize_focal and self.learned_lens is None
         if frozen or not isinstance(refinement, JointRefinement):
             return ()
-        return refinement.steps(num_iterations, few_tracks)
+        return refinement.iterations(num_iterations, few_tracks)
 
     def get_loss_dict(self, loss_dict: dict) -> None:
         """Do nothing, because track losses replace nerfstudio's penalties on pose corrections."""
@@ -361,8 +344,8 @@ class NopeCameraOptimizer(CameraOptimizer):
         metrics_dict |= _by_camera("focal_px", self.focal())
         metrics_dict |= _by_camera("focal_change_percent", 100 * torch.expm1(self.log_focal))
         if self.learned_lens is not None:
-            shift, radial = self.learned_lens.lens()
-            values = torch.cat([self.learned_lens.offset + shift, radial], 1)
+            lens = self.learned_lens.lens()
+            values = torch.cat([self.learned_lens.offset + lens.shift, lens.distortion[:, :2]], 1)
             for name, value in zip(LENS_METRICS, values.unbind(1), strict=True):
                 metrics_dict |= _by_camera(name, value)
         if self.config.mode != "off":

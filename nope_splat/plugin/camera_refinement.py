@@ -20,10 +20,10 @@ class JointRefinement:
     interval: Annotated[float, POSITIVE] = 0.2
     """Fraction of the training run between two refinements; smaller values refine more often."""
     few_tracks_start: Annotated[float, SHARE] = 0.1
-    """If photos have fewer than 200 track observations on average, refinement starts after this fraction of
-    the training run, or after start if start is smaller. The initial poses of such photos are poor, and
-    Gaussians would overfit to these poses if refinement started later. The few-tracks options have no effect
-    if principal points or distortion are optimized."""
+    """Fraction of the training run before the first refinement if photos have fewer than 200 track
+    observations on average. If start is smaller, start applies. The initial poses of such photos are poor,
+    and Gaussians would overfit to these poses if refinement started later. The few-tracks options have no
+    effect if principal points or distortion are optimized."""
     few_tracks_interval: Annotated[float, POSITIVE] = 0.02
     """Fraction of the training run between two refinements if photos have fewer than 200 track observations
     on average. If interval is smaller, interval applies."""
@@ -35,8 +35,8 @@ class JointRefinement:
     and height of larger images are halved until they fit. Smaller values make refinement faster and slightly
     less accurate."""
 
-    def steps(self, num_iterations: int, few_tracks: bool = False) -> tuple[int, ...]:
-        """Compute the iterations after which the cameras are refined.
+    def iterations(self, num_iterations: int, few_tracks: bool = False) -> tuple[int, ...]:
+        """Compute the training iterations after which the cameras are refined.
 
         Args:
             num_iterations: Total number of training iterations.

@@ -14,11 +14,11 @@ from nope_splat.errors import NopeSplatError
 from nope_splat.plugin.camera_optimizer import NopeCameraOptimizer
 
 MAX_ROTATION_ERROR = 1e-2
-"""A matrix R counts as a rotation only if no entry of R R^T - I exceeds this absolute value. The limit is far
-above float32 rounding errors."""
-GAUSSIANS = "gauss_params."
-"""Text that identifies the parameters of Gaussians that are not tied to track points: only the names of these
-parameters in a state dict contain this text."""
+"""Maximum absolute value of the entries of R R^T - I for a matrix R that counts as a rotation. The limit is
+far above float32 rounding errors."""
+GAUSSIAN_NAME_PART = "gauss_params."
+"""Text that the state-dict keys of Gaussian parameters contain, unless the Gaussians are tied to track
+points."""
 
 
 def unreadable_reason(error: Exception) -> str:
@@ -52,25 +52,24 @@ def require_layout(state: Any, path: Path) -> None:
             return
     raise NopeSplatError(
         "damaged-checkpoint",
-        f"{path} is not a checkpoint of nope-splat: it needs a step and the state of a pipeline; load another"
-        " checkpoint or train again",
+        f"{path} is not a checkpoint of nope-splat, because its step or its pipeline state is missing or"
+        " invalid; load another checkpoint or train again",
     )
 
 
 def require_finite(values: Mapping[str, Any]) -> None:
-    """Check that all tensors in a state dict, such as cameras and track points, are finite.
+    """Check that all tensors in a state dict, except removable Gaussians, are finite.
 
-    Gaussians that are not tied to track points are not checked, because `remove_nonfinite_gaussians` can
-    remove them.
+    Gaussians are removable if they are not tied to track points (see `remove_nonfinite_gaussians`).
 
     Args:
         values: Values by name, such as the state of a pipeline.
 
     Raises:
-        NopeSplatError: If a tensor contains NaN or infinity.
+        NopeSplatError: If a checked tensor contains NaN or infinity.
     """
     for name, value in values.items():
-        if isinstance(value, Tensor) and GAUSSIANS not in name and not bool(value.isfinite().all()):
+        if isinstance(value, Tensor) and GAUSSIAN_NAME_PART not in name and not bool(value.isfinite().all()):
             raise NopeSplatError(
                 "damaged-checkpoint",
                 f"{name} in the checkpoint contains NaN or infinity, because training diverged or the"
@@ -89,7 +88,7 @@ def require_cameras(optimizer: NopeCameraOptimizer) -> None:
             principal point or a distortion is not finite, or a view refers to intrinsics that do not exist.
     """
     focals, poses = optimizer.focal(), optimizer.poses()
-    ids = optimizer.intrinsics_ids
+    ids, lens = optimizer.intrinsics_ids, optimizer.lens()
     products = poses[:, :3, :3] @ poses[:, :3, :3].mT
     identity = torch.eye(3, dtype=products.dtype, device=products.device)
     orthonormal = torch.allclose(products, identity.expand_as(products), atol=MAX_ROTATION_ERROR)
@@ -99,7 +98,7 @@ def require_cameras(optimizer: NopeCameraOptimizer) -> None:
         and (poses[:, :3, :3].det() > 0).all()
         and (focals.isfinite() & (focals > 0)).all()
         and ((ids >= 0) & (ids < len(focals))).all()
-        and all(part.isfinite().all() for part in optimizer.lens() or ())
+        and (lens is None or (lens.shift.isfinite().all() and lens.distortion.isfinite().all()))
     ):
         raise NopeSplatError(
             "damaged-checkpoint",

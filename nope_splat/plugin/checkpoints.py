@@ -15,11 +15,11 @@ import torch
 
 from nope_splat.errors import NopeSplatError
 from nope_splat.plugin.checkpoint_content import require_layout, unreadable_reason
-from nope_splat.utils.files import disk_error, replacing
+from nope_splat.utils.files import find_os_error, replacing
 
 logger = logging.getLogger(__name__)
 
-FULL_DISK = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS))
+DISK_ERRNOS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS))
 """Error numbers of a file system that is full, over quota or read-only, or of a file that is too large."""
 
 
@@ -55,7 +55,9 @@ def is_intact(checkpoint: Path) -> bool:
 
 
 def last_intact_checkpoint(folder: Path) -> Path | None:
-    """Find the latest intact checkpoint of a run; log a warning for each damaged checkpoint that is newer.
+    """Find the latest intact checkpoint of a run.
+
+    For each damaged checkpoint that is newer, a warning is logged.
 
     Args:
         folder: The run's `nerfstudio_models` folder.
@@ -71,7 +73,9 @@ def last_intact_checkpoint(folder: Path) -> Path | None:
 
 
 def last_checkpoint(folder: Path) -> Path:
-    """Find the latest checkpoint of a run, which nerfstudio would load, and check that the file is intact.
+    """Find the latest checkpoint of a run, and check that the file is intact.
+
+    An earlier checkpoint is never returned, because nerfstudio loads the latest one.
 
     Args:
         folder: The run's `nerfstudio_models` folder.
@@ -115,7 +119,7 @@ def write_checkpoint(state: dict[str, Any], path: Path, run: Path) -> None:
             torch.save(state, file)
     except (OSError, RuntimeError) as error:
         # After a disk error, torch raises a RuntimeError when it closes the file.
-        reason = disk_error(error)
+        reason = find_os_error(error)
         if reason is None:
             raise
         raise _write_error(reason, run, path.parent) from error
@@ -125,8 +129,8 @@ def write_checkpoint(state: dict[str, Any], path: Path, run: Path) -> None:
 def writing_to_run(run: Path) -> Iterator[None]:
     """Raise a `NopeSplatError` if the code in a `with` block fails due to a full disk or a removed folder.
 
-    TensorBoard writes files in a separate thread. An `OSError` in this thread is not printed, because
-    TensorBoard raises the error again in the main thread.
+    TensorBoard writes files in a separate thread. An `OSError` in that thread is not printed there, because
+    TensorBoard raises the same error again in the main thread.
 
     Args:
         run: The run's folder.
@@ -149,14 +153,14 @@ def writing_to_run(run: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if run.is_dir() and error.errno not in FULL_DISK:
+        if run.is_dir() and error.errno not in DISK_ERRNOS:
             raise
         raise _write_error(error, run, run) from error
     finally:
         threading.excepthook = before
 
 
-def missing_run(run: Path) -> NopeSplatError:
+def missing_run_error(run: Path) -> NopeSplatError:
     """Create the error for a run whose folder, or a file in the folder, was removed during training.
 
     Args:
@@ -171,7 +175,7 @@ def missing_run(run: Path) -> NopeSplatError:
 def _write_error(error: OSError, run: Path, folder: Path) -> NopeSplatError:
     """Create the error for a file in `folder` that cannot be written; `run` is the run's folder."""
     if not run.is_dir():
-        return missing_run(run)
+        return missing_run_error(run)
     return NopeSplatError(
         "unwritable-output",
         f"cannot write to {folder} ({error.strerror or error}); free some disk space and run the same command"

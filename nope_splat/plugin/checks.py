@@ -27,7 +27,7 @@ def check_contradictions(run: TrainerConfig, pipeline: NopePipelineConfig, resum
     if model.track_3d_weight and model.track_points != "tied" and not model.camera_optimizer.by_gradient:
         raise NopeSplatError(
             "conflicting-options",
-            "track-3d-weight has no effect with joint refinement, which moves cameras and track points;"
+            "track-3d-weight has no effect with joint refinement, which does not use the 3D track loss;"
             " pass refinement:gradient, set track-points to tied, or remove track-3d-weight",
         )
     uses_depth = (

@@ -18,6 +18,7 @@ from nerfstudio.data.datamanagers.full_images_datamanager import (
 from torch import Tensor
 
 from nope_splat.errors import NopeSplatError
+from nope_splat.plugin.camera_intrinsics import is_fisheye
 from nope_splat.plugin.dataparser import NopeDataParser, NopeDataParserConfig
 from nope_splat.plugin.dataset import NopeDataset
 from nope_splat.splatting.lens import Lens
@@ -35,7 +36,7 @@ class OptimizedCameras(NamedTuple):
     """Focal length of each of the K cameras, in full-resolution pixels. (K,)."""
     lens: Lens | None = None
     """Principal point shifts relative to the reconstruction (full-resolution pixels) and distortion of the K
-    cameras, (K, 2) each; None if neither is optimized."""
+    cameras; None if neither is optimized."""
 
 
 @dataclass
@@ -68,10 +69,10 @@ class NopeDataManager(FullImageDatamanager):
     eval_dataset: NopeDataset
 
     def __init__(self, config: NopeDataManagerConfig, *args, **kwargs) -> None:
-        require_folder(config.data)
+        require_data(config.data)
         super().__init__(config, *args, **kwargs)
         if self.test_mode == "val":  # nerfstudio's mode for training; in other modes Gaussians are loaded
-            seed_metadata = self.dataparser.add_dense_seeds(self.train_dataparser_outputs.metadata)
+            seed_metadata = self.dataparser.add_seeds(self.train_dataparser_outputs.metadata)
             self.train_dataset.metadata.update(seed_metadata)  # the dataset's copy, passed to the model
             self.dataparser.add_depth_priors(self.train_dataset.metadata)
         if config.optimized_cameras is not None:
@@ -85,7 +86,7 @@ class NopeDataManager(FullImageDatamanager):
     def _load_images(
         self, split: Literal["train", "eval"], cache_images_device: Literal["cpu", "gpu"]
     ) -> list:
-        """Load the images of a split into memory, which is pinned only if there is a GPU."""
+        """Load the images of a split into memory, which is pinned only if the training device is a GPU."""
         if torch.device(self.device).type == "cpu":
             # nerfstudio's "gpu" means `self.device`. Its "cpu" would pin memory, which requires CUDA.
             cache_images_device = "gpu"
@@ -99,13 +100,21 @@ class NopeDataManager(FullImageDatamanager):
 
         Returns:
             The camera, and a batch with the image. The camera's metadata contain `size`, the image width and
-            height as integers, because reading the size from the camera would synchronize with the GPU.
+            height as integers, and `is_fisheye`, because reading them from the camera would synchronize with
+            the GPU.
         """
         camera, batch = super().next_train(step)
         assert camera.metadata is not None
         height, width = batch["image"].shape[:2]
         camera.metadata["size"] = width, height
+        camera.metadata["is_fisheye"] = self._is_fisheye[batch["image_idx"]]
         return camera, batch
+
+    @cached_property
+    def _is_fisheye(self) -> list[bool]:
+        """Whether the camera of each training image is a fisheye camera. (V,)."""
+        cameras = self.train_dataset.cameras
+        return [is_fisheye(cameras[index : index + 1]) for index in range(len(cameras))]
 
     def num_pixels_used(self) -> int:
         """Return the total number of unmasked pixels in all training images, at training resolution."""
@@ -120,20 +129,23 @@ class NopeDataManager(FullImageDatamanager):
         Args:
             cameras: Optimized cameras, in the order of the images in the datasets.
         """
-        self._set("train", self.train_dataset, cameras.train_poses, cameras)
+        self._replace_cameras("train", self.train_dataset, cameras.train_poses, cameras)
         self.set_eval_cameras(cameras)
 
     def set_eval_cameras(self, cameras: OptimizedCameras) -> None:
         """Replace the cameras of the held-out images, but not the cameras of the training images.
 
-        During training, the camera optimizer needs the training cameras of the reconstruction.
+        During training, the training images must keep the cameras of the reconstruction, because the camera
+        optimizer applies its corrections to these cameras.
 
         Args:
             cameras: Optimized cameras, in the order of the images in the datasets.
         """
-        self._set("eval", self.eval_dataset, cameras.eval_poses, cameras)
+        self._replace_cameras("eval", self.eval_dataset, cameras.eval_poses, cameras)
 
-    def _set(self, split: str, dataset: NopeDataset, poses: Tensor, optimized: OptimizedCameras) -> None:
+    def _replace_cameras(
+        self, split: str, dataset: NopeDataset, poses: Tensor, optimized: OptimizedCameras
+    ) -> None:
         """Replace poses and intrinsics of the cameras in a dataset, at training resolution.
 
         Args:
@@ -158,19 +170,24 @@ class NopeDataManager(FullImageDatamanager):
             ).float()  # in units of the original focal length
             cameras.cx = (original.cx + shift[:, :1] * original.fx) * dataset.scale_factor
             cameras.cy = (original.cy + shift[:, 1:] * original.fy) * dataset.scale_factor
-            cameras.metadata = (cameras.metadata or {}) | {"radial": lens.radial}
+            if lens.distortion.any():
+                cameras.metadata = (cameras.metadata or {}) | {"distortion": lens.distortion}
 
 
-def require_folder(data: Path | None) -> None:
-    """Check that the image folder is set and exists; nerfstudio would default to the working directory.
+def require_data(data: Path | None) -> None:
+    """Check that the image folder or video is set and exists.
+
+    If it is not set, nerfstudio would use the working directory.
 
     Args:
         data: Value of the option `--data`, a folder or a video; None if not set.
 
     Raises:
-        NopeSplatError: If `data` is None, or neither a folder nor a file.
+        NopeSplatError: If `data` is None or does not exist.
     """
     if data is None:
-        raise NopeSplatError("missing-option", "no photo folder was given; pass it with --data")
+        raise NopeSplatError(
+            "missing-option", "no photos were given; pass a photo folder or a video with --data"
+        )
     if not data.exists():
-        raise NopeSplatError("missing-file", f"the photo folder {data} does not exist; check --data")
+        raise NopeSplatError("missing-file", f"the photo folder or video {data} does not exist; check --data")

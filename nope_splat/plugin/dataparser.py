@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import tyro
 from annotated_types import Ge
-from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
 from numpy.typing import NDArray
 
@@ -21,7 +21,7 @@ from nope_splat.geometry.axes import switch_axes
 from nope_splat.io.images import ImageFile, ImageFolder, find_images
 from nope_splat.io.undistortion import read_undistorted_image, read_undistorted_mask
 from nope_splat.plugin.depth_priors import make_depth_priors
-from nope_splat.seeding import SeedSettings, dense_seeds, seeds_from_depth
+from nope_splat.seeding import SeedSettings, dense_seeds, pinhole_camera, seeds_from_depth
 from nope_splat.sfm import MapperOptions, Reconstruction, SfmOptions, image_depths, reconstruct
 from nope_splat.splatting.losses import TrackObservations
 from nope_splat.utils.device_defaults import Auto, ByDevice, resolved
@@ -77,18 +77,21 @@ class NopeDataParser(DataParser):
     World coordinates are those of the reconstruction. Cameras have nerfstudio's OpenGL axes and the
     resolution of the training images.
 
-    The metadata of each split contain two lists with one entry per image:
+    The metadata of each split contain three lists with one entry per image:
 
     - `images`: Image files (`ImageFile`).
-    - `lenses`: Full-resolution intrinsics (`Camera`), with the distortion to remove from the image.
+    - `lenses`: Full-resolution intrinsics (`Camera`) of the original image.
+    - `targets`: Full-resolution intrinsics (`Camera`) of the image used in training, into which the original
+      image is resampled.
 
     The metadata of the training split, which has V images, also contain:
 
-    - `num_cameras`, `camera_ids`: Number of cameras, and camera index of each image (V,).
+    - `num_cameras`, `camera_ids`: Number K of cameras, and camera index of each image (V,).
+    - `is_fisheye`: Whether the projection of each camera is equidistant instead of perspective. (K,), bool.
     - `track_points`, `track_colors`: World coordinates and RGB (0 to 255) of the track points. (P, 3) each.
     - `observations`: Observations of the track points (`TrackObservations`).
     - `points3D_xyz`, `points3D_rgb`: World coordinates and RGB (0 to 255) of the seeds. (S, 3) each. Seeds
-      are the track points until `add_dense_seeds` adds more.
+      are the track points until `add_seeds` adds more.
     """
 
     config: NopeDataParserConfig
@@ -106,9 +109,9 @@ class NopeDataParser(DataParser):
     def scene(self) -> Reconstruction:
         """Reconstruction whose cameras match the images used for training, rendering and evaluation.
 
-        By default these images are undistorted, since splats are rendered without distortion. If principal
-        points or distortion are optimized, the original images are used, and splats are rendered with
-        distortion.
+        By default these images are undistorted, since splats are rendered without distortion; images of
+        fisheye lenses keep the equidistant projection. If principal points or distortion are optimized, the
+        original images are used, and splats are rendered with distortion.
         """
         return self.distorted_scene if self.config.keep_distortion else self.undistorted_scene
 
@@ -140,7 +143,7 @@ class NopeDataParser(DataParser):
         missing = np.flatnonzero(self.scene.held_out & ~self.scene.registered)
         return [self.scene.image_names[i] for i in missing]
 
-    def add_dense_seeds(self, metadata: dict[str, Any]) -> dict[str, Any]:
+    def add_seeds(self, metadata: dict[str, Any]) -> dict[str, Any]:
         """Compute the seeds selected by the option `seeds`, and add them to the training metadata.
 
         This is a separate step because only training needs the seeds.
@@ -161,8 +164,9 @@ class NopeDataParser(DataParser):
             image_id: int, size: tuple[int, int]
         ) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
             image_file, lens = self._images[image_id], self.distorted_scene.camera_of(image_id)
-            image = read_undistorted_image(image_file, size, lens)
-            return image[..., :3], read_undistorted_mask(image_file, size, lens)
+            cameras = lens, pinhole_camera(lens)
+            image = read_undistorted_image(image_file, size, *cameras)
+            return image[..., :3], read_undistorted_mask(image_file, size, *cameras)
 
         if self.config.seeds == "dense":
             points, colors = dense_seeds(self.undistorted_scene, read_image, self.config.seeding)
@@ -203,10 +207,10 @@ class NopeDataParser(DataParser):
 
     @cached_property
     def _images(self) -> list[ImageFile]:
-        """Image file of each image of the reconstruction, with the image's stationary grid cells.
+        """Image files in the order of the reconstruction, with parts of the images marked as ignored.
 
-        The field `ignored` of each `ImageFile` is set to the grid cells of that image in which content moves
-        with the camera, such as a logo (see `StationaryPixels`); None if the image has no such cells.
+        The field `ignored` of an `ImageFile` marks the grid cells in which content moves with the camera,
+        such as a logo (see `StationaryPixels`); None if the image has no such cells.
         """
         by_name = {image.name: image for image in self.folder.images}
         scene = self.distorted_scene
@@ -220,15 +224,15 @@ class NopeDataParser(DataParser):
         scene, image_ids = self.scene, self.image_ids(split)
         cameras = training_cameras(scene, image_ids, resolved(self.config.max_image_size))
         images = [self._images[i] for i in image_ids]
-        # The distortion of `lenses` is removed when images are read; it is zero if distortion is kept.
-        lens_scene = self.undistorted_scene if self.config.keep_distortion else self.distorted_scene
-        lenses = [lens_scene.camera_of(i) for i in image_ids]
-        metadata: dict[str, Any] = {"images": images, "lenses": lenses}
+        lenses = [self.distorted_scene.camera_of(i) for i in image_ids]
+        targets = [scene.camera_of(i) for i in image_ids]
+        metadata: dict[str, Any] = {"images": images, "lenses": lenses, "targets": targets}
         if split == "train":
             points, colors = torch.from_numpy(scene.points).float(), torch.from_numpy(scene.colors)
             metadata |= {
                 "camera_ids": torch.from_numpy(scene.camera_ids[image_ids]),
                 "num_cameras": len(scene.cameras),
+                "is_fisheye": torch.tensor([camera.is_fisheye for camera in scene.cameras]),
                 "track_points": points,
                 "track_colors": colors,
                 "observations": training_observations(scene, image_ids),
@@ -253,8 +257,8 @@ def training_cameras(
         max_image_size: Maximum longer side of the training images in pixels; None for the full resolution.
 
     Returns:
-        V cameras without distortion. The metadata entry `image_id` is the index of each image in the
-        reconstruction (V, 1).
+        V cameras without distortion, of nerfstudio's type PERSPECTIVE or FISHEYE. The metadata entry
+        `image_id` is the index of each image in the reconstruction (V, 1).
     """
     full = scene.image_sizes[image_ids]
     longer = full.max(axis=1, keepdims=True)
@@ -263,6 +267,10 @@ def training_cameras(
     scale = sizes / full  # differs between x and y, since sizes are rounded
     focals = torch.from_numpy(scene.focals()[image_ids, None] * scale).float()
     centers = torch.from_numpy(scene.principal_points()[image_ids] * scale).float()
+    projections = [
+        CameraType.FISHEYE if scene.camera_of(image_id).is_fisheye else CameraType.PERSPECTIVE
+        for image_id in image_ids.tolist()
+    ]
     return Cameras(
         camera_to_worlds=switch_axes(torch.from_numpy(scene.T_world_camera[image_ids])).float()[:, :3],
         fx=focals[:, 0],
@@ -271,6 +279,9 @@ def training_cameras(
         cy=centers[:, 1],
         width=torch.from_numpy(sizes[:, 0]),
         height=torch.from_numpy(sizes[:, 1]),
+        camera_type=torch.tensor([projection.value for projection in projections], dtype=torch.int64)[
+            :, None
+        ],
         metadata={"image_id": torch.from_numpy(image_ids)[:, None]},
     )
 

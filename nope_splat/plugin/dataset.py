@@ -15,8 +15,9 @@ from nope_splat.io.undistortion import read_undistorted_image, read_undistorted_
 class NopeDataset(InputDataset):
     """nerfstudio dataset that reads upright, undistorted images of all supported formats.
 
-    The metadata from the dataparser must contain two lists with one entry per image: `images` (`ImageFile`)
-    and `lenses` (`Camera`, the full-resolution intrinsics with the distortion to remove).
+    The metadata from the dataparser must contain three lists with one entry per image: `images`
+    (`ImageFile`), and the full-resolution intrinsics (`Camera`) `lenses` of the original image and `targets`
+    of the image used in training.
     """
 
     def get_numpy_image(self, image_idx: int) -> NDArray[np.uint8]:
@@ -28,7 +29,9 @@ class NopeDataset(InputDataset):
         Returns:
             Colors, 0 to 255: RGB (H, W, 3) or, for images with transparency, RGBA (H, W, 4).
         """
-        return read_undistorted_image(self._image(image_idx), self._size(image_idx), self._lens(image_idx))
+        return read_undistorted_image(
+            self._image(image_idx), self._size(image_idx), *self._lens_and_target(image_idx)
+        )
 
     def get_metadata(self, data: dict) -> dict:
         """Read the mask of an image for its batch.
@@ -40,12 +43,13 @@ class NopeDataset(InputDataset):
             Dictionary with the entry `mask` (H, W, 1), True for used pixels; empty if all pixels are used.
         """
         index = data["image_idx"]
-        mask = read_undistorted_mask(self._image(index), self._size(index), self._lens(index))
+        mask = read_undistorted_mask(self._image(index), self._size(index), *self._lens_and_target(index))
         return {} if mask is None else {"mask": torch.from_numpy(mask)[..., None]}
 
-    def _lens(self, index: int) -> Camera:
-        """Return the full-resolution intrinsics of an image, with the distortion to remove from the image."""
-        return self._dataparser_outputs.metadata["lenses"][index]
+    def _lens_and_target(self, index: int) -> tuple[Camera, Camera]:
+        """Return the full-resolution intrinsics of the original image, and of the image used in training."""
+        metadata = self._dataparser_outputs.metadata
+        return metadata["lenses"][index], metadata["targets"][index]
 
     def _image(self, index: int) -> ImageFile:
         """Return the `ImageFile` of the image with the given index in this dataset."""

@@ -26,25 +26,27 @@ class DensificationConfig:
     """Number of iterations between two densification steps; smaller values densify more often."""
     densify_grad_thresh: Annotated[float, NOT_NEGATIVE] = 0.0008
     """Gaussians are split or cloned if their image-plane gradient exceeds this threshold; smaller thresholds
-    give more Gaussians. The gradient is the absolute derivative (AbsGS) of the loss with respect to the image
-    position of the Gaussian, in image coordinates from -1 to 1, averaged over views."""
+    give more Gaussians. The gradient is the derivative of the loss with respect to the image position of the
+    Gaussian, in image coordinates from -1 to 1. Its absolute values are summed over pixels (AbsGS), and
+    averaged over views."""
     densify_size_thresh: Annotated[float, NOT_NEGATIVE] = 0.01
     """Size threshold in world units (the median depth is one). Gaussians with a gradient above
     densify-grad-thresh are split if their largest standard deviation exceeds the size threshold, and cloned
     otherwise."""
     split_screen_size: Annotated[float, NOT_NEGATIVE] = 0.05
-    """Gaussians are split if their radius in the image exceeds this fraction of the longer image side."""
+    """Gaussians are split if their radius in an image (three standard deviations) exceeds this fraction of
+    the longer image side."""
     cull_alpha_thresh: Annotated[float, SHARE] = 0.1
     """Opacity below which Gaussians are removed."""
     cull_scale_thresh: Annotated[float, NOT_NEGATIVE] = 0.5
     """Gaussians are removed if their largest standard deviation exceeds this value in world units (the median
     depth is one); applies after the first opacity reset."""
     cull_screen_size: Annotated[float, NOT_NEGATIVE] = 0.15
-    """Gaussians are removed if their radius in the image exceeds this fraction of the longer image side;
-    applies after the first opacity reset."""
+    """Gaussians are removed if their radius in an image (three standard deviations) exceeds this fraction of
+    the longer image side; applies after the first opacity reset."""
     max_screen_size: Annotated[float, POSITIVE] = 0.25
-    """Maximum radius of a Gaussian in the image, as a fraction of the longer image side; larger Gaussians are
-    shrunk in every iteration."""
+    """Maximum radius of a Gaussian in an image (three standard deviations), as a fraction of the longer image
+    side; larger Gaussians are shrunk in every iteration."""
     # Training on a CPU is too short for opacity resets, which would remove large Gaussians. Therefore large
     # Gaussians are split until densification stops; otherwise they occlude views beyond the training cameras.
     stop_screen_size_fraction: Annotated[float | Auto, NOT_NEGATIVE, ByDevice(cuda=0.13, cpu=0.5)] = "auto"

@@ -22,12 +22,12 @@ logger = logging.getLogger(__name__)
 
 MAX_SIZE = 518
 """Maximum longer side of a depth prior in pixels; depth networks do not resolve more detail."""
-POOR_FIT = 0.25
-"""If the median error of the depth maps at the track points exceeds this fraction of the depth, a message
-says that the option depth.kind may be wrong."""
-NEIGHBORS = 4
-"""Maximum number of neighbors of a view, which are the views that share the most matches with the view. In
-each iteration, the Chamfer loss compares the training view with one random neighbor."""
+POOR_FIT_ERROR = 0.25
+"""Median relative error of the depth maps at the track points above which a message says that the option
+depth.kind may be wrong."""
+MAX_NEIGHBORS = 4
+"""Maximum number of neighbors of a view. Neighbors are the views with the most matches to the view. In each
+iteration, the Chamfer loss compares the training view with one random neighbor."""
 
 
 class DepthPrior(NamedTuple):
@@ -37,8 +37,8 @@ class DepthPrior(NamedTuple):
     """Depth in world units, or its inverse (see `DepthPriors.inverse`); NaN if unknown or masked. (H, W)."""
     used: Tensor
     """True for unmasked pixels. (H, W), bool."""
-    scale: Tensor
-    """Width of the map / width of the full-resolution image, and the same for the height; at most 1. (2,)."""
+    size_ratio: Tensor
+    """Width and height of the map, divided by those of the full-resolution image; at most 1. (2,)."""
     center: Tensor
     """Principal point (x, y) in pixels of the map. (2,)."""
 
@@ -53,8 +53,8 @@ class DepthPriors:
     inverse: bool
     """True if the priors contain inverse depth, False if they contain depth; the same for all priors."""
     neighbors: dict[int, tuple[int, ...]]
-    """For each view with a prior, up to `NEIGHBORS` other views with a prior, in order of decreasing number
-    of matches with the view."""
+    """For each view with a prior, up to `MAX_NEIGHBORS` other views with a prior, sorted by decreasing number
+    of matches to the view."""
 
     def to(self, device: torch.device) -> DepthPriors:
         """Return a copy of the priors on a device."""
@@ -91,7 +91,7 @@ def make_depth_priors(
         if image_id not in maps:
             continue
         depth_map = maps[image_id]
-        in_image = observations.image_ids == image_id
+        in_image = (observations.image_ids == image_id) & (points_in_camera[:, 2] > 0)
         samples = depth_map.sample(observations.xy[in_image])
         fit = fit_scale_shift(samples, points_in_camera[in_image, 2], depth_map.kind)
         if fit is None:
@@ -100,7 +100,7 @@ def make_depth_priors(
         noise.append(fit.noise)
         views[view] = _prior(scene.camera_of(image_id), distorted.camera_of(image_id), image, depth_map, fit)
     if noise:
-        hint = " Check depth.kind, which may be wrong." if np.median(noise) > POOR_FIT else ""
+        hint = " Check depth.kind, which may be wrong." if np.median(noise) > POOR_FIT_ERROR else ""
         error = f"{100 * np.median(noise):.1f} %"
         logger.info(
             f"The depth maps of {len(views)} photos fit their track points with a median error of"
@@ -113,7 +113,7 @@ def make_depth_priors(
         if i in view_of_image and j in view_of_image:
             matched[view_of_image[i]].append(view_of_image[j])
             matched[view_of_image[j]].append(view_of_image[i])
-    neighbors = {view: tuple(by_matches[:NEIGHBORS]) for view, by_matches in matched.items()}
+    neighbors = {view: tuple(by_matches[:MAX_NEIGHBORS]) for view, by_matches in matched.items()}
     inverse = any(depth_map.kind == "disparity" for depth_map in maps.values())
     return DepthPriors(views, inverse, neighbors)
 
@@ -140,8 +140,7 @@ def _prior(
     scale = np.array([width, height]) / full
     grid = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), axis=-1)
     values = depth_map.sample(lens.project(camera.unproject(grid / scale, full), full))
-    lens = replace(lens, radial=(0.0, 0.0)) if camera == lens else lens  # keep the distortion of the mask too
-    used = read_undistorted_mask(image, (width, height), lens)
+    used = read_undistorted_mask(image, (width, height), lens, camera)
     used = np.ones((height, width), bool) if used is None else used
     values[~used] = np.nan
     return DepthPrior(

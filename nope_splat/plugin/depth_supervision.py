@@ -65,8 +65,8 @@ class DepthSupervision(nn.Module):
                 `depth_weight` is not zero, `depth` (H, W, 1) in world units.
             T_camera_world: World-to-camera transforms of all training views, OpenCV axes. (V, 4, 4).
             focals: Focal lengths of all training views in full-resolution pixels. (V,).
-            lens: Principal point shifts and distortion of all training views, (V, 2) each; None if both are
-                fixed.
+            lens: Principal point shifts, distortion and projections of all training views; None for pinhole
+                cameras with fixed principal points.
 
         Returns:
             Losses `depth` and `chamfer` by name, () each. A loss is omitted if its weight is zero or the view
@@ -89,10 +89,11 @@ class DepthSupervision(nn.Module):
         return losses
 
     def _depth(self, view: int, rendered: Tensor, opacity: Tensor, priors: DepthPriors) -> Tensor:
-        """Compute the mean absolute difference between rendered depth and corrected prior of a view. ().
+        """Compute the mean absolute difference between the rendered depth and the prior of a view. ().
 
-        `rendered` and `opacity` are rendered depth and opacity of the view, (H, W) each. If the priors are
-        inverse depths, the inverse of the rendered depth is compared.
+        The prior is corrected by the learned scale and shift (`corrections`). `rendered` and `opacity` are
+        rendered depth and opacity of the view, (H, W) each. If the priors are inverse depths, the inverse of
+        the rendered depth is compared.
         """
         # Nearest-neighbor sampling keeps depth edges sharp and does not spread unknown values.
         values = interpolate(priors.views[view].values[None, None], rendered.shape, mode="nearest-exact")
@@ -106,7 +107,7 @@ class DepthSupervision(nn.Module):
         lens: Lens | None,
         priors: DepthPriors,
     ) -> Tensor:
-        """Compute the Chamfer distance between the point clouds of two views, in world units. ().
+        """Compute the Chamfer distance between the unprojected depth priors of two views, in world units. ().
 
         Random pixels of the depth prior of each view are unprojected to world points. Because views overlap
         only partially, points that do not project to unmasked pixels of the other view are ignored.
@@ -114,10 +115,10 @@ class DepthSupervision(nn.Module):
         points, cameras = [], []
         for view in pair:
             prior = priors.views[view]
-            camera = ImageView(T_camera_world[view], focals[view] * prior.scale, prior.center)
+            camera = ImageView(T_camera_world[view], focals[view] * prior.size_ratio, prior.center)
             if lens is not None:
-                center = prior.center + lens.shift[view] * prior.scale
-                camera = camera._replace(center=center, radial=lens.radial[view])
+                center = prior.center + lens.shift[view] * prior.size_ratio
+                camera = camera._replace(center=center, lens=lens.select(view).model)
             height, width = prior.values.shape
             index = torch.randint(height * width, (NUM_SAMPLES,), device=prior.values.device)
             values = prior.values.flatten()[index]

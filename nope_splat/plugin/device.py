@@ -18,14 +18,16 @@ logger = logging.getLogger(__name__)
 
 
 def choose_device() -> Device:
-    """Choose the training device for "auto"; log a warning if a GPU is available but cannot be used.
+    """Choose the training device if the option `machine.device_type` is "auto".
+
+    If a GPU is available but cannot be used, a warning is logged.
 
     Returns:
         "cuda" if gsplat has kernels for the GPU, else "cpu".
     """
     if not torch.cuda.is_available():
         return "cpu"
-    error = missing_kernels()
+    error = try_prepare_kernels()
     if error is None:
         return "cuda"
     logger.warning(f"Using the CPU although a GPU is available: {error.sentence}.")
@@ -54,20 +56,20 @@ def require_device(device: str) -> None:
             "machine.device-type is cuda, but PyTorch found no GPU; check that nvidia-smi lists one, or"
             " choose cpu",
         )
-    error = missing_kernels()
+    error = try_prepare_kernels()
     if error is not None:
         raise NopeSplatError(
             error.code, f"{error.sentence}; alternatively, train with --machine.device-type cpu"
         ) from error
 
 
-def missing_kernels() -> MissingKernelsError | None:
-    """Try to load gsplat's kernels for the GPU; return the error if this fails.
+def try_prepare_kernels() -> MissingKernelsError | None:
+    """Try to load gsplat's kernels for the GPU, and return the error instead of raising it.
 
     If the kernels must be compiled first, this takes minutes.
 
     Returns:
-        The error, which says why the kernels are missing; None if they are available.
+        The error, which says why the kernels are missing; None if the kernels have been loaded.
     """
     try:
         prepare_kernels()

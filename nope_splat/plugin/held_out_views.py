@@ -1,4 +1,4 @@
-"""Render held-out images at their poses after alignment to the trained model (see `held_out`)."""
+"""Render a trained model at the poses of the held-out images, aligned by `held_out_alignment`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def held_out_views(model: NopeSplatModel, data: NopeDataManager) -> Iterator[Hel
         for index, image_id in enumerate(data.dataparser.image_ids("eval").tolist()):
             camera = data.eval_dataset.cameras[index : index + 1].to(model.device)
             outputs = model.get_outputs_for_camera(camera)
-            image, mask = model.image(data.cached_eval[index], outputs["background"])
+            image, mask = model.image_and_mask(data.cached_eval[index], outputs["background"])
             yield HeldOutView(image_id, image, outputs["rgb"], mask)
     finally:
         model.train(was_training)

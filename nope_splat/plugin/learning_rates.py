@@ -46,7 +46,9 @@ GAUSSIAN_RATES = {
     "scales": Rates(ByDevice(cuda=0.005, cpu=0.02)),
     "quats": Rates(ByDevice(cuda=0.001, cpu=0.005)),
 }
+"""Default learning rates of the parameters of Gaussians, except the means."""
 CAMERA_PARAMETERS = ("camera", "focal", "principal_point", "distortion")
+"""Camera parameters that Adam can optimize; each has a parameter group such as `focal_opt`."""
 DEFAULT_RATES = {
     "means": Rates(ByDevice(cuda=1.6e-4, cpu=5e-4), ByDevice(cuda=1.6e-6, cpu=5e-5)),
     **GAUSSIAN_RATES,

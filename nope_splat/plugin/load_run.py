@@ -80,7 +80,7 @@ def optimized_scene(pipeline: NopePipeline) -> Reconstruction:
     """
     model, dataparser = pipeline.model, pipeline.datamanager.dataparser
     scene, points = dataparser.distorted_scene, model.track_positions().double().numpy(force=True)
-    if not pipeline.same_scene:
+    if not pipeline.same_reconstruction:
         raise NopeSplatError(
             "checkpoint-mismatch",
             f"the reconstruction of {dataparser.config.data} differs from the one in the checkpoint; restore"
@@ -99,7 +99,7 @@ def _orthonormal(poses: NDArray[np.floating]) -> NDArray[np.floating]:
     """Replace the left 3 x 3 blocks of poses (V, 3, 4) by the nearest rotation matrices.
 
     The optimizer computes poses in single precision, so the blocks are orthonormal only to single precision.
-    Exported rotations must be orthonormal to the precision of the array.
+    Exported rotations must be orthonormal to double precision.
     """
     poses = poses.copy()
     poses[:, :, :3] = nearest_rotation(poses[:, :, :3])

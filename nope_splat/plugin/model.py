@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.nn import Parameter, ParameterDict
 
 from nope_splat.evaluation.image_metrics import ImageMetrics
-from nope_splat.plugin.camera_optimizer import (
-    NopeCameraOptimizer,
+from nope_splat.plugin.camera_intrinsics import (
+    camera_model,
+    distortion_terms,
     image_size,
     intrinsic_matrices,
-    radial_terms,
-    world_to_camera,
 )
+from nope_splat.plugin.camera_optimizer import NopeCameraOptimizer, world_to_camera
 from nope_splat.plugin.datamanager import NopeDataManager
 from nope_splat.plugin.depth_supervision import DepthSupervision
 from nope_splat.plugin.model_options import NopeSplatModelOptions
@@ -60,6 +60,7 @@ class NopeSplatModel(SplatParameters):
     config: NopeSplatModelConfig  # pyright: ignore[reportIncompatibleVariableOverride] (only the flags that work)
     camera_optimizer: NopeCameraOptimizer
     background_color: Tensor
+    """Color of pixels without Gaussians, RGB in [0, 1]. (3,)."""
 
     def populate_modules(self) -> None:
         """Create Gaussians from the seeds, and set up track points, cameras and metrics."""
@@ -92,6 +93,7 @@ class NopeSplatModel(SplatParameters):
             device="cpu",
             intrinsics_ids=metadata["camera_ids"],
             num_intrinsics=metadata["num_cameras"],
+            is_fisheye=metadata["is_fisheye"],
         )
         self.image_metrics = ImageMetrics()
         self.step = 0
@@ -116,7 +118,7 @@ class NopeSplatModel(SplatParameters):
         are included if the configuration lets Adam optimize them.
         """
         groups = self.get_gaussian_param_groups()
-        if not self._tracks_by_gradient():
+        if not self._adam_optimizes_tracks():
             del groups["track_points"]
         if self.depth_supervision is not None:
             groups["depth_corrections"] = [self.depth_supervision.corrections]
@@ -174,14 +176,16 @@ class NopeSplatModel(SplatParameters):
         pose, K = camera.camera_to_worlds, intrinsic_matrices(camera) / factor
         K[:, 2, 2] = 1.0
         background = self._get_background_color()
-        gaussians = self.gaussians()
+        gaussians, projection = self.gaussians(), camera_model(camera)
         if self.training:
             pose = self.camera_optimizer.apply_to_camera(camera)
-            K, radial = self.camera_optimizer.apply_to_intrinsics(camera, K)
-            with_depth = self.config.depth_weight != 0
+            K, distortion = self.camera_optimizer.apply_to_intrinsics(camera, K)
+            T_camera_world, with_depth = world_to_camera(pose), self.config.depth_weight != 0
+            if projection == "pinhole":
+                T_camera_world = fold_intrinsics(T_camera_world, K)
             rgb, depth, alpha, self.info = self.render(
                 gaussians,
-                CameraView(fold_intrinsics(world_to_camera(pose), K), K, (width, height), radial),
+                CameraView(T_camera_world, K, (width, height), distortion, projection),
                 background,
                 sh_degree=self.current_sh_degree(),
                 render_mode="RGB+ED" if with_depth else "RGB",
@@ -199,7 +203,7 @@ class NopeSplatModel(SplatParameters):
             if not inside.any():
                 return self.get_empty_outputs(width, height, background)
             gaussians = gaussians.select(inside)
-        view = CameraView(world_to_camera(pose), K, (width, height), radial_terms(camera))
+        view = CameraView(world_to_camera(pose), K, (width, height), distortion_terms(camera), projection)
         rgb, depth, alpha, _ = self.render(gaussians, view, background, render_mode="RGB+ED")
         return {
             "rgb": rgb,
@@ -240,8 +244,9 @@ class NopeSplatModel(SplatParameters):
 
         Args:
             gaussians: Gaussians to render.
-            view: Pose and intrinsics. Optimized intrinsics must be folded into the pose (`fold_intrinsics`),
-                because the gradient of the intrinsic matrix alone is incomplete at the image borders.
+            view: Pose and intrinsics. Optimized intrinsics of pinhole cameras must be folded into the pose
+                (`fold_intrinsics`), because the gradient of the intrinsic matrix alone is incomplete at the
+                image borders.
             background: Background color, RGB in [0, 1]. (3,).
             sh_degree: Degree up to which spherical harmonics are evaluated; None for the option `sh_degree`.
             render_mode: "RGB" renders colors; "RGB+ED" also renders the expected depth in world units.
@@ -251,12 +256,14 @@ class NopeSplatModel(SplatParameters):
             "RGB", depth is empty (H, W, 0).
         """
         degree = self.config.sh_degree if sh_degree is None else sh_degree
+        modes = render_mode, self.config.rasterize_mode
 
-        def pinhole(K: Tensor, size: tuple[int, int]) -> Rendering:
-            options = RenderConfig(degree, render_mode, self.config.rasterize_mode)
+        def ideal(K: Tensor, size: tuple[int, int]) -> Rendering:
+            options = RenderConfig(degree, *modes, camera_model=view.camera_model)
             return render_gaussians(gaussians, view.T_camera_world, K, size, background, options)
 
-        return render_distorted(pinhole, view.K, view.size, view.radial)
+        is_fixed = view.camera_model == "fisheye" and self.config.camera_optimizer.by_gradient
+        return render_distorted(ideal, view.K, view.size, view.distortion, is_fixed)
 
     def current_sh_degree(self) -> int:
         """Return the degree up to which spherical harmonics are evaluated in the current iteration."""
@@ -287,7 +294,7 @@ class NopeSplatModel(SplatParameters):
         Returns:
             Losses by name, () each: `photometric` and, in training mode, track and depth losses.
         """
-        image, mask = self.image(batch, outputs["background"])
+        image, mask = self.image_and_mask(batch, outputs["background"])
         losses = {"photometric": photometric_loss(outputs["rgb"], image, self.config.ssim_lambda, mask)}
         if self.training:
             losses |= self._track_losses()
@@ -305,9 +312,9 @@ class NopeSplatModel(SplatParameters):
         points.
         """
         config, losses = self.config, {}
-        if not self._tracks_by_gradient():
+        if not self._adam_optimizes_tracks():
             return losses
-        tracks = self._tracks()
+        tracks = self._track_loss_inputs()
         if config.track_2d_weight:
             losses["track_2d"] = config.track_2d_weight * track_2d_loss(*tracks)
         if config.track_3d_weight:
@@ -316,18 +323,17 @@ class NopeSplatModel(SplatParameters):
             losses["scale"] = config.scale_weight * scale_loss(self.track_params["scales"].exp())
         return losses
 
-    def _tracks_by_gradient(self) -> bool:
+    def _adam_optimizes_tracks(self) -> bool:
         """Check whether Adam optimizes the track points; otherwise only joint refinement does."""
         return self.track_points is None or self.config.camera_optimizer.by_gradient
 
-    def _tracks(self) -> tuple[Tensor, Tensor, Tensor, TrackObservations, Lens | None]:
+    def _track_loss_inputs(self) -> tuple[Tensor, Tensor, Tensor, TrackObservations, Lens | None]:
         """Return the arguments of the track losses.
 
         Returns:
             Track points in world coordinates (P, 3); world-to-camera transforms of the training views with
             OpenCV axes (V, 4, 4); focal lengths of these views in full-resolution pixels (V,); track
-            observations; principal point shifts and distortion of these views, (V, 2) each, or None if these
-            are not optimized.
+            observations; and the result of `NopeCameraOptimizer.view_lens`.
         """
         self.observations, cameras = self.observations.to(self.device), self.camera_optimizer
         poses = world_to_camera(cameras.poses())
@@ -336,7 +342,7 @@ class NopeSplatModel(SplatParameters):
     @torch.no_grad()
     def reprojection_errors(self) -> Tensor:
         """Compute the reprojection error of each track observation, in full-resolution pixels. (O,)."""
-        return reprojection_errors(*self._tracks())
+        return reprojection_errors(*self._track_loss_inputs())
 
     def get_metrics_dict(self, outputs: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Any]:
         """Compute the metrics of a training image: PSNR, number of Gaussians, and metrics of the cameras.
@@ -348,7 +354,7 @@ class NopeSplatModel(SplatParameters):
         Returns:
             Metrics by name.
         """
-        image, mask = self.image(batch, outputs["background"])
+        image, mask = self.image_and_mask(batch, outputs["background"])
         metrics = {
             "psnr": self.image_metrics.psnr(outputs["rgb"].detach(), image, mask),
             "gaussian_count": self.num_points,
@@ -369,11 +375,11 @@ class NopeSplatModel(SplatParameters):
             Metrics by name, and a dictionary with the entry `img`, the image and the rendering side by side
             (H, 2 W, 3).
         """
-        image, mask = self.image(batch, outputs["background"])
+        image, mask = self.image_and_mask(batch, outputs["background"])
         images = {"img": torch.cat([image, outputs["rgb"]], dim=1)}
         return self.image_metrics(outputs["rgb"], image, mask), images
 
-    def image(self, batch: dict[str, Any], background: Tensor) -> tuple[Tensor, Tensor | None]:
+    def image_and_mask(self, batch: dict[str, Any], background: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the image and mask of a batch, at the current training resolution in training mode.
 
         Args:

@@ -57,7 +57,7 @@ class NopeSplatModelOptions(ModelConfig):
     maps; with joint refinement, only the scales and shifts."""
     scale_weight: Annotated[float, NOT_NEGATIVE] = 0.1
     """Weight of the mean standard deviation of the Gaussians tied to track points, in world units (the median
-    depth is one); larger values shrink these Gaussians more. Without effect unless track-points is
+    depth is one); larger values shrink these Gaussians more. Applies only if track-points is
     "tied"."""
     sh_degree: Annotated[int, Interval(ge=0, le=3)] = 3
     """Maximum degree of the spherical harmonics; with 0, colors do not depend on the viewing direction."""

@@ -124,7 +124,9 @@ class SplatParameters(SplatfactoModel):
                 " the file is damaged; load an earlier checkpoint or train again",
             )
         num_removed = int((~finite).sum())
-        logger.warning(f"Left out {num_removed} of {len(finite)} Gaussians that contain NaN or infinity.")
+        logger.warning(
+            f"Removed {num_removed} of {len(finite)} Gaussians, because they contain NaN or infinity."
+        )
         for parameter in parameters:
             parameter.data = parameter.data[finite]
 

@@ -25,11 +25,10 @@ from nope_splat.plugin.checkpoint_content import require_cameras, require_finite
 from nope_splat.plugin.checkpoints import report_mismatch, require_same_names
 from nope_splat.plugin.datamanager import NopeDataManager, NopeDataManagerConfig, OptimizedCameras
 from nope_splat.plugin.device import choose_device
-from nope_splat.plugin.held_out import refine_pose, resect_on_trained_points
+from nope_splat.plugin.held_out_alignment import refine_pose, resect_on_trained_points
 from nope_splat.plugin.history import History
 from nope_splat.plugin.model import NopeSplatModel, NopeSplatModelConfig
 from nope_splat.plugin.viewer import NopeViewerControl
-from nope_splat.splatting.lens import Lens
 from nope_splat.splatting.rasterizer.ssim import WINDOW
 from nope_splat.utils.cache import read_only_caches
 from nope_splat.utils.device_defaults import resolve_defaults, resolved
@@ -58,9 +57,10 @@ class NopePipelineConfig(VanillaPipelineConfig):
 
 
 class NopePipeline(VanillaPipeline):
-    """nerfstudio pipeline that aligns the poses of held-out images to the current model (see `held_out`).
+    """nerfstudio pipeline that aligns the poses of held-out images to the current model.
 
-    Before an evaluation, held-out poses are aligned again if the model has changed since the last alignment.
+    Before an evaluation, held-out poses are aligned again (see `held_out_alignment`) if the model has changed
+    since the last alignment.
     Checkpoints contain the aligned poses, so that evaluation, viewer, rendering and export use the same
     poses.
     """
@@ -68,7 +68,9 @@ class NopePipeline(VanillaPipeline):
     config: NopePipelineConfig
     datamanager: NopeDataManager
     eval_poses: Tensor
+    """Camera-to-world transforms of the E registered held-out images, OpenGL axes. (E, 3, 4)."""
     aligned_step: Tensor
+    """Iteration at which the poses of all held-out images were last aligned to the model; -1 if never. ()."""
 
     def __init__(
         self,
@@ -116,7 +118,7 @@ class NopePipeline(VanillaPipeline):
         # Iteration of the last alignment of each held-out image; `aligned_step` is that of all images.
         self._aligned_steps = [-1] * len(eval_poses)
         self.history = History()
-        self.same_scene = True  # whether the loaded checkpoint was trained on this reconstruction
+        self.same_reconstruction = True  # whether the loaded checkpoint was trained on this reconstruction
         self.viewer_control = NopeViewerControl(self)  # nerfstudio's viewer searches for controls
 
     @property
@@ -136,7 +138,7 @@ class NopePipeline(VanillaPipeline):
         panel = TrainingCallback(location, self.viewer_control.update, update_every_num_iters=50)
         callbacks = [*super().get_training_callbacks(attributes), panel]
         few_tracks = has_few_tracks(self.model)
-        times = self.model.camera_optimizer.adjustment_steps(self.model.num_iterations, few_tracks)
+        times = self.model.camera_optimizer.refinement_iterations(self.model.num_iterations, few_tracks)
         return [*callbacks, TrainingCallback(location, self.adjust_cameras, iters=times)]
 
     def adjust_cameras(self, step: int) -> None:
@@ -156,18 +158,22 @@ class NopePipeline(VanillaPipeline):
 
         Returns:
             Dictionary with the image names `train` and `eval`, the number of track points `num_points`, and
-            the focal length of each camera in full-resolution pixels, `focals`.
+            the focal length of each camera in full-resolution pixels, `focals`. If there are fisheye cameras,
+            also `is_fisheye`, which is True for these cameras.
         """
         scene = self.datamanager.dataparser.scene
         names = {
             split: [scene.image_names[i] for i in self.datamanager.dataparser.image_ids(split)]
             for split in ("train", "eval")
         }
-        return {
+        state = {
             **names,
             "num_points": len(scene.points),
             "focals": [camera.focal for camera in scene.cameras],
         }
+        if self.model.camera_optimizer.has_fisheye:
+            state["is_fisheye"] = [camera.is_fisheye for camera in scene.cameras]
+        return state
 
     def set_extra_state(self, state: Any) -> None:
         """Do nothing, because `load_pipeline` has already compared this description with the training data.
@@ -176,7 +182,7 @@ class NopePipeline(VanillaPipeline):
             state: Result of `get_extra_state`; unused.
         """
 
-    def difference(self, state: dict[str, Any]) -> Literal["images", "reconstruction"] | None:
+    def data_difference(self, state: dict[str, Any]) -> Literal["images", "reconstruction"] | None:
         """Compare the training data of a checkpoint with the current data.
 
         Args:
@@ -212,15 +218,15 @@ class NopePipeline(VanillaPipeline):
                 the current settings, or contains invalid values; in training, also if the reconstruction
                 differs.
         """
-        difference = self.difference(loaded_state)
+        difference = self.data_difference(loaded_state)
         if difference == "images":
             raise NopeSplatError(
                 "checkpoint-mismatch",
                 f"the photos in {self.datamanager.get_datapath()} differ from the photos of the checkpoint;"
                 " restore the original photos or train again",
             )
-        self.same_scene = difference is None
-        if self.test_mode == "val" and not self.same_scene:
+        self.same_reconstruction = difference is None
+        if self.test_mode == "val" and not self.same_reconstruction:
             raise NopeSplatError(
                 "checkpoint-mismatch",
                 f"the reconstruction of {self.datamanager.get_datapath()} differs from the one in the"
@@ -234,9 +240,9 @@ class NopePipeline(VanillaPipeline):
         if self.test_mode != "val":
             self.model.remove_nonfinite_gaussians()
         self._aligned_steps = [int(self.aligned_step)] * len(self.eval_poses)
-        if self.test_mode != "val" and self.same_scene:
+        if self.test_mode != "val" and self.same_reconstruction:
             self.align_held_out(step)
-        self._show_cameras()
+        self._update_cameras()
 
     # Held-out images.
 
@@ -253,7 +259,7 @@ class NopePipeline(VanillaPipeline):
         outdated = [index for index, aligned in enumerate(self._aligned_steps) if aligned != step]
         for index in progress_bar(outdated, "Aligning held-out photos"):
             self.align_view(index, step)
-        self._show_cameras()
+        self._update_cameras()
         self.aligned_step.fill_(step)
 
     def align_view(self, index: int, step: int) -> None:
@@ -279,21 +285,21 @@ class NopePipeline(VanillaPipeline):
         correspondences = None
         if registered is not None:
             self.eval_poses[index], correspondences = registered
-        self._show_cameras()
+        self._update_cameras()
         camera = datamanager.eval_dataset.cameras[index : index + 1].to(self.device)
-        image, mask = model.image(datamanager.cached_eval[index], background)
+        image, mask = model.image_and_mask(datamanager.cached_eval[index], background)
         self.eval_poses[index] = refine_pose(
             model, camera, image, mask, self.config.alignment_steps, correspondences
         )
         model.train(was_training)
-        self._show_cameras()
+        self._update_cameras()
         self._aligned_steps[index] = step
 
-    def _show_cameras(self) -> None:
-        """Copy the optimized cameras to the data manager; in training, only those of held-out images."""
+    def _update_cameras(self) -> None:
+        """Copy the optimized cameras to the data manager; in training, only those of the held-out images."""
         cameras = self.model.camera_optimizer
         with torch.no_grad():
-            lens = None if (learned := cameras.lens()) is None else Lens(*(part.cpu() for part in learned))
+            lens = None if (learned := cameras.lens()) is None else learned.to("cpu")
             optimized = OptimizedCameras(
                 cameras.poses().cpu(), self.eval_poses.cpu(), cameras.focal().cpu(), lens
             )

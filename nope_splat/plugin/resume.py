@@ -1,4 +1,4 @@
-"""Find the run that a training run resumes, log why other runs are not resumed, and lock the folder of a run.
+"""Find the earlier run to resume, log why other runs are not resumed, and lock the folder of a run.
 
 Each training run has its own folder. All runs of an experiment have the same parent folder. A run is resumed
 if its settings and photos are the same as those of the new training run (see `run_record`).
@@ -33,7 +33,7 @@ _reserved: dict[Path, FileLock] = {}
 
 
 @dataclass(frozen=True)
-class Origin:
+class CheckpointOrigin:
     """Identity of the training run that saved a checkpoint."""
 
     training_id: str | None
@@ -70,7 +70,7 @@ class SavedRun:
         return find_checkpoints(self.path / "nerfstudio_models")
 
     @cached_property
-    def latest_checkpoint(self) -> tuple[int, Origin]:
+    def iterations_and_origin(self) -> tuple[int, CheckpointOrigin]:
         """Number of iterations in the latest loadable checkpoint, and the identity of its training run.
 
         The number is 0 if no checkpoint can be loaded.
@@ -79,15 +79,15 @@ class SavedRun:
             try:
                 state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
                 held_out = [str(name) for name in state.get("continuation", {}).get("held_out", [])]
-                return checkpoint_step(checkpoint) + 1, Origin(state.get("training_id"), held_out)
+                return checkpoint_step(checkpoint) + 1, CheckpointOrigin(state.get("training_id"), held_out)
             except Exception:  # a damaged file can raise any exception; the trainer reports it
                 continue
-        return 0, Origin(None, [])
+        return 0, CheckpointOrigin(None, [])
 
     @property
     def num_iterations(self) -> int:
         """Number of iterations in the latest loadable checkpoint; 0 if there is none."""
-        return self.latest_checkpoint[0]
+        return self.iterations_and_origin[0]
 
     @property
     def max_num_iterations(self) -> int:
@@ -128,29 +128,28 @@ class SavedRun:
             return setting
         if not self.num_iterations:  # nothing was trained on the photos
             return None
-        origin = self.latest_checkpoint[1]
+        origin = self.iterations_and_origin[1]
         if origin.training_id != self.record.id:
             return "its checkpoint belongs to another training run"
         return record.different_photo(self.record, origin.held_out)
 
 
 def find_resumable_run(runs: Iterable[SavedRun], record: RunRecord) -> SavedRun | None:
-    """Find the run that a training run with given settings and photos resumes, and reserve its folder.
+    """Find the earlier run to resume for given settings and photos, and reserve its folder.
 
-    Only runs with the same settings and photos are considered. The result depends on the latest of these runs
-    that has a checkpoint:
+    Only runs with the same settings and photos are considered:
 
-    - If this run is incomplete, it is the result.
-    - If this run is complete, repeating the command starts another training run. The result is the latest run
-      that was started after the complete run and has no checkpoint.
-    - If no run has a checkpoint, the result is the latest run.
+    - If none of them has a checkpoint, the latest run is chosen.
+    - If the latest run with a checkpoint is incomplete, this run is chosen.
+    - If the latest run with a checkpoint is complete, the user has repeated the command to train once more.
+      The latest run without a checkpoint is chosen, provided that it was started after the complete run.
 
     Args:
         runs: Runs that may be resumed.
         record: Settings and photos of the training run that is about to start.
 
     Returns:
-        The run. None if no run can be resumed, or if another process is training in the folder of the run.
+        The run. None if no run is chosen, or if another process is training in the folder of the chosen run.
     """
     same = sorted((run for run in runs if run.difference(record) is None), key=lambda run: run.sort_key)
     latest = max((run for run in same if run.num_iterations), key=lambda run: run.sort_key, default=None)
@@ -178,8 +177,8 @@ def log_unfinished_runs(runs: Iterable[SavedRun], record: RunRecord, reason: str
     Args:
         runs: Runs that are not resumed. Complete runs and runs without a checkpoint are not logged.
         record: Settings and photos of the training run that is about to start.
-        reason: Reason to log if a run has the same settings and photos and no other process is training in
-            its folder.
+        reason: Reason to log for runs that have the same settings and photos, and in whose folder no other
+            process is training.
     """
     unfinished = [run for run in runs if run.num_iterations and not run.is_complete]
     unfinished.sort(key=lambda run: run.sort_key, reverse=True)
@@ -188,19 +187,19 @@ def log_unfinished_runs(runs: Iterable[SavedRun], record: RunRecord, reason: str
         if why is None:
             why = "another process is training in this folder" if _is_locked(run.path) else reason
         logger.warning(
-            f"The unfinished training run in {run.path} is not resumed after its {run.num_iterations}"
-            f" iterations: {why}."
+            f"The unfinished training run in {run.path} ({run.num_iterations} iterations) is not resumed:"
+            f" {why}."
         )
     if len(unfinished) > MAX_NAMED_RUNS:
         logger.warning(f"{len(unfinished) - MAX_NAMED_RUNS} other unfinished training runs are not resumed.")
 
 
 def choose_run(config: TrainerConfig, resume: str) -> SavedRun | None:
-    """Choose the run that a training run resumes, reserve its folder, and log other unfinished runs.
+    """Choose the earlier run to resume, reserve its folder, and log why other runs are not resumed.
 
     Args:
-        config: Configuration of the training run. If the option `timestamp` names a run, only this run can be
-            resumed.
+        config: Configuration of the training run that is about to start. If the option `timestamp` names an
+            earlier run, only that run can be resumed.
         resume: Value of the option `resume`, "auto" or "never".
 
     Returns:
@@ -210,7 +209,7 @@ def choose_run(config: TrainerConfig, resume: str) -> SavedRun | None:
     runs = read_runs(folder.parent)
     if not runs or data is None or not data.exists():
         return None
-    record = RunRecord.of(config, data)
+    record = RunRecord.from_config(config, data)
     is_named = "{timestamp}" not in folder.name
     candidates = [run for run in runs if run.path == folder] if is_named else runs
     resumed = find_resumable_run(candidates, record) if resume == "auto" else None
@@ -249,9 +248,9 @@ def start_run(config: TrainerConfig, resumes: bool) -> None:
     record = RunRecord.read(run) if resumes else None
     # `load_dir` is the run's own folder if the run is resumed, and must not be saved in its configuration.
     saved = replace(config, load_dir=None) if record and record.settings.get("load_dir") == "None" else config
-    record = record or RunRecord.of(config, data)
+    record = record or RunRecord.from_config(config, data)
     numbers = [other.record.number for other in read_runs(run.parent) if other.record is not None]
-    record.numbered(1 + max(numbers, default=0)).write(run)
+    record.with_number(1 + max(numbers, default=0)).write(run)
     with replacing(run / "config.yml", run / "config.yml.partial") as file:
         file.write(yaml.dump(saved).encode())
 

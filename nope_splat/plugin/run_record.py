@@ -19,6 +19,7 @@ from nope_splat.io.fingerprint import folder_hashes
 from nope_splat.utils.files import open_regular, replacing
 
 RECORD_FILE = "training.json"
+"""Name of the file with the `RunRecord` in a run's folder."""
 
 UNRECORDED_SETTINGS = frozenset(
     {
@@ -63,7 +64,7 @@ class RunRecord:
     that was started or resumed last has the largest number."""
 
     @classmethod
-    def of(cls, config: Any, data: Path) -> RunRecord:
+    def from_config(cls, config: Any, data: Path) -> RunRecord:
         """Create the record of a training run that is about to start.
 
         Args:
@@ -104,7 +105,7 @@ class RunRecord:
         with replacing(run / RECORD_FILE, run / f"{RECORD_FILE}.partial") as file:
             file.write(json.dumps({"id": self.id, **asdict(self)}, indent=1).encode())
 
-    def numbered(self, number: int) -> RunRecord:
+    def with_number(self, number: int) -> RunRecord:
         """Return a copy of the record with another `number`.
 
         Args:

@@ -42,7 +42,7 @@ class Decay(Scheduler):
 
         Args:
             optimizer: Optimizer whose learning rate is scheduled.
-            lr_init: Learning rate at the end of the warm-up.
+            lr_init: Learning rate at the end of the warm-up or, without a warm-up, at the start of training.
         """
         lr_final = resolved(self.config.lr_final)
 

@@ -16,6 +16,10 @@ from nope_splat.sfm import Reconstruction
 from nope_splat.utils.terminal import printable
 
 Rows = dict[str, str]
+"""Formatted values by label: the rows of a table."""
+
+DISTORTION_TERMS = ("k1", "k2", "k3", "k4", "p1", "p2")
+"""Names of the distortion coefficients, in the order of `Camera.distortion`."""
 
 
 def reconstruction_rows(scene: Reconstruction) -> Rows:
@@ -43,7 +47,7 @@ def reconstruction_rows(scene: Reconstruction) -> Rows:
 
 
 def camera_rows(scene: Reconstruction, number: int) -> Rows:
-    """Format the intrinsics of a camera, and what its EXIF data state.
+    """Format the intrinsics of a camera, and the lens name and focal length in its EXIF data.
 
     Args:
         scene: The reconstruction.
@@ -55,14 +59,14 @@ def camera_rows(scene: Reconstruction, number: int) -> Rows:
     camera = scene.cameras[number]
     angle = camera.field_of_view(_size(scene, number))
     rows = {"focal length": f"{camera.focal:.1f} px, {angle:.1f} degrees of view"}
+    if camera.is_fisheye:
+        rows["projection"] = "equidistant (fisheye)"
     if scene.lenses and (lens := scene.lenses[number]) != Lens():
         stated = "" if lens.focal is None else f"focal length {lens.focal:.0f} px"
         rows["EXIF"] = ", ".join(text for text in (lens.name, stated) if text)
     intrinsics = lens_rows(camera)
     return rows | {
-        label: value
-        for label, value in intrinsics.items()
-        if label != "radial distortion" or any(camera.radial)
+        label: value for label, value in intrinsics.items() if label != "distortion" or any(camera.distortion)
     }
 
 
@@ -97,7 +101,7 @@ def training_rows(model: NopeSplatModel, data: NopeDataManager) -> Rows:
     rows = {"Gaussians": f"{model.num_points}"}
     learned_lens = model.camera_optimizer.learned_lens is not None
     for number, after in enumerate(model.camera_optimizer.cameras(scene.cameras)):
-        before, suffix = scene.cameras[number], camera_name(scene, number)
+        before, suffix = scene.cameras[number], camera_suffix(scene, number)
         change = 100 * (after.focal / before.focal - 1)
         rows[f"focal length{suffix}"] = f"{before.focal:.1f} -> {after.focal:.1f} px ({change:+.2f} %)"
         for name, value in lens_rows(before).items() if learned_lens else ():
@@ -122,7 +126,9 @@ def training_rows(model: NopeSplatModel, data: NopeDataManager) -> Rows:
 
 
 def lens_rows(camera: Camera) -> Rows:
-    """Format the principal point (pixels from the image center) and the radial distortion of a camera.
+    """Format the principal point (pixels from the image center) and the distortion of a camera.
+
+    Distortion coefficients other than k1 and k2 are omitted if they are zero.
 
     Args:
         camera: The camera.
@@ -132,7 +138,11 @@ def lens_rows(camera: Camera) -> Rows:
     """
     return {
         "principal point": "{:+.1f}, {:+.1f} px from the center".format(*camera.offset),
-        "radial distortion": "{:+.4f}, {:+.4f}".format(*camera.radial),
+        "distortion": ", ".join(
+            f"{name} {value:+.4f}"
+            for name, value in zip(DISTORTION_TERMS, camera.distortion, strict=True)
+            if value or name in ("k1", "k2")
+        ),
     }
 
 
@@ -150,7 +160,7 @@ def table(title: str, rows: Rows) -> Table:
     return rich_table
 
 
-def camera_name(scene: Reconstruction, number: int) -> str:
+def camera_suffix(scene: Reconstruction, number: int) -> str:
     """Return a suffix for labels that identifies one of several cameras, with image count and image size.
 
     Args:

@@ -26,14 +26,14 @@ from nope_splat.plugin.checkpoints import (
     last_checkpoint,
     last_intact_checkpoint,
     load_checkpoint,
-    missing_run,
+    missing_run_error,
     report_mismatch,
     require_same_names,
     write_checkpoint,
     writing_to_run,
 )
 from nope_splat.plugin.checks import check_contradictions
-from nope_splat.plugin.datamanager import require_folder
+from nope_splat.plugin.datamanager import require_data
 from nope_splat.plugin.device import choose_device, require_device
 from nope_splat.plugin.interruption import DeferredInterruption, Interruption
 from nope_splat.plugin.learning_rates import resolve_rates
@@ -43,7 +43,7 @@ from nope_splat.plugin.run_config import RunConfigFile
 from nope_splat.plugin.run_record import RunRecord
 from nope_splat.plugin.schedulers import DecayConfig
 from nope_splat.plugin.summary import reconstruction_rows, table, training_rows
-from nope_splat.plugin.training_state import capture_state, restore
+from nope_splat.plugin.training_state import capture_state, restore_state
 from nope_splat.plugin.viewer_shutdown import stop_viewer
 from nope_splat.utils.device_defaults import Auto, ByDevice, Device, resolve_defaults, resolved
 from nope_splat.utils.progress import CONSOLE
@@ -97,7 +97,7 @@ class NopeTrainerConfig(TrainerConfig):
     method_name and timestamp."""
 
     def __post_init__(self) -> None:
-        """Replace the path `load_config`, so that nerfstudio reads this file safely and resumes the run."""
+        """Convert the path `load_config`, so that nerfstudio reads this file safely and resumes its run."""
         if self.load_config is not None:
             self.load_config = RunConfigFile(self.load_config)
             self.load_config.data = self.data
@@ -134,7 +134,7 @@ class NopeTrainerConfig(TrainerConfig):
         """
         self.resolve_auto()
         if self.max_num_iterations == "auto":
-            self.max_num_iterations = self._automatic_length()
+            self.max_num_iterations = self._auto_num_iterations()
         run = choose_run(self, self.resume)
         if run is not None:
             self.timestamp = run.path.name
@@ -142,7 +142,7 @@ class NopeTrainerConfig(TrainerConfig):
                 self.load_dir, self.load_step = run.path / self.relative_model_dir, None
         super().set_timestamp()
 
-    def _automatic_length(self) -> int:
+    def _auto_num_iterations(self) -> int:
         """Return the number of iterations for the value "auto" of `max_num_iterations`."""
         data = self.pipeline.datamanager.data
         if self.machine.device_type == "cuda" or data is None:
@@ -151,16 +151,17 @@ class NopeTrainerConfig(TrainerConfig):
         return min(max(ITERATIONS_PER_IMAGE * num_images, MIN_ITERATIONS), MAX_ITERATIONS)
 
     def resolve_auto(self) -> None:
-        """Replace "auto" values, except `max_num_iterations`: choose a device, then use its default values.
+        """Replace the value "auto" of all options except `max_num_iterations`.
 
-        If the device is "auto", ranges and image folder are checked first, as compiling kernels may be slow.
+        The training device is chosen first, because the other values depend on it. Before an automatic
+        choice, ranges and image folder are checked, because the choice may compile kernels for minutes.
 
         Raises:
             NopeSplatError: If one of these checks fails.
         """
         if self.machine.device_type == "auto":
             check_ranges(self)
-            require_folder(self.pipeline.datamanager.data)
+            require_data(self.pipeline.datamanager.data)
             self.machine.device_type = choose_device()
         device = self.machine.device_type
         resolve_defaults(self, device)
@@ -181,7 +182,7 @@ class NopeTrainerConfig(TrainerConfig):
         """
         check_ranges(self)
         check_contradictions(self, self.pipeline, self.resumes)
-        require_folder(self.pipeline.datamanager.data)
+        require_data(self.pipeline.datamanager.data)
         require_device(self.machine.device_type)  # last, because compiling kernels may take minutes
         if self.load_dir is not None and not self.resumes:
             last_checkpoint(self.load_dir)
@@ -242,7 +243,7 @@ class NopeTrainer(Trainer):
             raise
         if self._saved_state is not None:
             with report_mismatch():
-                restore(self.pipeline, self._saved_state)
+                restore_state(self.pipeline, self._saved_state)
         scene = self.pipeline.datamanager.dataparser.scene
         CONSOLE.print(table("Reconstruction", reconstruction_rows(scene)))
 
@@ -257,7 +258,7 @@ class NopeTrainer(Trainer):
             path = last_checkpoint(config.load_dir)
         state = None if path is None else load_checkpoint(path)
         if config.resumes:
-            reason = self._difference(state)
+            reason = self._reason_to_restart(state)
             if reason is not None:
                 logger.warning(f"Restarting the training run in {self.base_dir} because {reason}.")
                 state = None
@@ -277,13 +278,13 @@ class NopeTrainer(Trainer):
             + ("; to start a new training run, pass --resume never." if config.resumes else ".")
         )
 
-    def _difference(self, state: dict[str, Any] | None) -> str | None:
-        """Return the reason why a loaded checkpoint cannot be resumed; None if it can be resumed."""
+    def _reason_to_restart(self, state: dict[str, Any] | None) -> str | None:
+        """Return the reason why training cannot continue from a loaded checkpoint; None if it can."""
         if state is None:
             return "no checkpoint is intact"
         if state.get("training_id") != self._training_id:
             return "its checkpoint belongs to another training run"
-        difference = self.pipeline.difference(state["pipeline"])
+        difference = self.pipeline.data_difference(state["pipeline"])
         return None if difference is None else f"the {difference} changed"
 
     def _init_viewer_state(self) -> None:
@@ -317,13 +318,13 @@ class NopeTrainer(Trainer):
             NopeSplatError: If the checkpoint already contains all iterations.
             SystemExit: With status 130, if training is interrupted by Ctrl-C.
         """
-        length, done = resolved(self.config.max_num_iterations), self._start_step
-        if done >= length:
+        num_iterations, done = resolved(self.config.max_num_iterations), self._start_step
+        if done >= num_iterations:
             raise NopeSplatError(
                 "invalid-option",
                 f"the checkpoint already has {done} iterations; increase --max-num-iterations to continue",
             )
-        self.config.max_num_iterations = length - done  # nerfstudio's loop counts from the checkpoint
+        self.config.max_num_iterations = num_iterations - done  # nerfstudio's loop counts from the checkpoint
         try:
             with self._interruption.deferred(lambda: self.training_state), writing_to_run(self.base_dir):
                 super().train()
@@ -332,10 +333,10 @@ class NopeTrainer(Trainer):
                 return
             if isinstance(interruption, Interruption) and self.step > done:
                 self.save_checkpoint(self.step - 1)
-            self._log_resume_command(length)
+            self._log_resume_command(num_iterations)
             raise SystemExit(130) from None  # exit status of shells for SIGINT
         finally:
-            self.config.max_num_iterations = length
+            self.config.max_num_iterations = num_iterations
             self._release()
 
     def _release(self) -> None:
@@ -351,21 +352,23 @@ class NopeTrainer(Trainer):
         if self._lock is not None:
             self._lock.release()
 
-    def _log_resume_command(self, length: int) -> None:
-        """Log the command that resumes this training run; `length` is the total number of iterations."""
+    def _log_resume_command(self, num_iterations: int) -> None:
+        """Log the command that resumes this training run, which has `num_iterations` iterations in total."""
         checkpoints = find_checkpoints(self.checkpoint_dir)
         if not checkpoints:
             logger.info("Interrupted before the first checkpoint was saved.")
             return
         config = shlex.quote(str(self.base_dir / "config.yml"))
         logger.info(
-            f"Interrupted; saved a checkpoint after {checkpoint_step(checkpoints[0]) + 1} of {length}"
+            f"Interrupted; saved a checkpoint after {checkpoint_step(checkpoints[0]) + 1} of {num_iterations}"
             f" iterations. To resume:\nns-train {self.config.method_name} --load-config {config}"
         )
 
     @check_main_thread
     def save_checkpoint(self, step: int) -> None:
-        """Save a checkpoint of the training run atomically; after a failure, earlier checkpoints are intact.
+        """Save a checkpoint of the training run atomically.
+
+        If an error occurs, earlier checkpoints remain intact.
 
         Args:
             step: Current iteration.
@@ -374,7 +377,7 @@ class NopeTrainer(Trainer):
             NopeSplatError: If `config.yml` is missing or the file cannot be written; no partial file remains.
         """
         if self._training_id and not (self.base_dir / "config.yml").is_file():
-            raise missing_run(self.base_dir)  # checkpoints are useless without it
+            raise missing_run_error(self.base_dir)  # checkpoints are useless without it
         path = self.checkpoint_dir / f"step-{step:09d}.ckpt"
         state = {
             "step": step,

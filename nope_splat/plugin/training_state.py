@@ -23,9 +23,9 @@ def capture_state(pipeline: NopePipeline) -> dict[str, Any]:
         pipeline: Pipeline in training.
 
     Returns:
-        State for `restore`, as plain values and tensors in nested dictionaries: states of the random number
-        generators, lists of the images not yet used in the current epoch, densification statistics, metrics
-        of the last joint refinement, and names of the held-out images.
+        State for `restore_state`, as plain values and tensors in nested dictionaries: states of the random
+        number generators, lists of the images not yet used in the current epoch, densification statistics,
+        metrics of the last joint refinement, and names of the held-out images.
     """
     data, model, scene = pipeline.datamanager, pipeline.model, pipeline.datamanager.dataparser.scene
     return {
@@ -43,7 +43,7 @@ def capture_state(pipeline: NopePipeline) -> dict[str, Any]:
     }
 
 
-def restore(pipeline: NopePipeline, state: dict[str, Any]) -> None:
+def restore_state(pipeline: NopePipeline, state: dict[str, Any]) -> None:
     """Restore the training state from a checkpoint whose parameters and optimizers have been loaded.
 
     Args:

@@ -29,36 +29,36 @@ from nope_splat.plugin.datamanager import NopeDataManager
 from nope_splat.plugin.dataset import NopeDataset
 from nope_splat.plugin.history import History
 from nope_splat.plugin.model import NopeSplatModel
-from nope_splat.plugin.summary import camera_name, lens_rows
+from nope_splat.plugin.summary import camera_suffix, lens_rows
 from nope_splat.plugin.viewer_access import restrict_viewers
 from nope_splat.sfm import Reconstruction
 
 if TYPE_CHECKING:
     from nerfstudio.viewer.viewer import Viewer
 
-TRAINING, HELD_OUT, LEFT_OUT = (47, 111, 176), (217, 130, 43), (194, 59, 59)
-"""Colors of training, held-out and unregistered images, RGB from 0 to 255, as in the report."""
+TRAINING_COLOR, HELD_OUT_COLOR, UNREGISTERED_COLOR = (47, 111, 176), (217, 130, 43), (194, 59, 59)
+"""RGB colors (0 to 255) of training, held-out and unregistered images, the same as in the report."""
 STEP_BACK = 0.3
 """Distance of a browser's initial view behind the training camera that is nearest to the mean of all training
 camera centers, in world units (the median depth is one)."""
 POINT_SIZE = 0.04
 """Size of the track points in the units of nerfstudio's viewer."""
-KEYPOINT_NOISE = 0.1
-"""Minimum reprojection error, in pixels, at the red end of the color scale of track points. This value is
-about the noise of keypoints, so errors below the noise are never shown in red."""
-THUMBNAIL = 160
+MIN_RED_ERROR = 0.1
+"""Lower limit, in pixels, of the reprojection error at the red end of the color scale of track points. The
+limit is about the noise of keypoints, so errors below this noise are never shown in red."""
+THUMBNAIL_SIZE = 160
 """Maximum longer side, in pixels, of the images shown in the camera frusta."""
-VISIBLE_CHANGE = 0.002
+MIN_FOCAL_CHANGE = 0.002
 """Relative change of the focal length above which the frustum of a training image is redrawn."""
-MAX_NAMES = 10
+MAX_LISTED_IMAGES = 10
 """Maximum number of unregistered images that the panel lists by name."""
-CURVES = {
+PLOT_TITLES = {
     "focal_change_percent": "Change of focal length (%)",
     "reprojection_error_px": "Reprojection error (px)",
     "camera_rotation_mean_deg": "Camera rotation (degrees)",
 }
 """Plot titles of the metrics that the panel plots, by the names of the metrics in the training history."""
-SIGNED = ("focal_change_percent",)
+SIGNED_METRICS = ("focal_change_percent",)
 """Plotted metrics that can be negative; the axes of all other metrics start at zero."""
 
 
@@ -91,8 +91,11 @@ class ViewedPipeline(Protocol):
     datamanager: NopeDataManager
     history: History
     eval_poses: Tensor
-    same_scene: bool
+    """Camera-to-world transforms of the E registered held-out images, OpenGL axes. (E, 3, 4)."""
+    same_reconstruction: bool
+    """Whether the loaded checkpoint was trained on the current reconstruction; True without a checkpoint."""
     test_mode: str
+    """Mode of nerfstudio's pipeline: "val" for training, another value for other commands."""
 
     @property
     def model(self) -> NopeSplatModel:
@@ -131,7 +134,7 @@ class NopeViewerControl(ViewerControl):
             self._show_points = gui.add_checkbox(
                 "Track points",
                 False,
-                disabled=not self._pipeline.same_scene,
+                disabled=not self._pipeline.same_reconstruction,
                 hint="Colored by mean reprojection error; disabled if the checkpoint has other cameras",
             )
             self._legend = gui.add_markdown("", visible=False)
@@ -147,12 +150,17 @@ class NopeViewerControl(ViewerControl):
         self._ready = True
 
     def show_cameras(self) -> None:
-        """Draw all cameras before training starts, since drawing may have to wait for the first iteration."""
+        """Draw all cameras; the trainer calls this method before training starts.
+
+        Otherwise, the cameras would only be drawn after the first iteration, which may be slow.
+        """
         if self._ready:
             self._draw_cameras()
 
     def update(self, step: int) -> None:
-        """Redraw panel, frusta and track points; called by the training loop, which holds the training lock.
+        """Redraw panel, frusta and track points.
+
+        The training loop calls this method at intervals, while it holds the training lock.
 
         Args:
             step: Iteration; unused.
@@ -163,9 +171,10 @@ class NopeViewerControl(ViewerControl):
 
     @torch.no_grad()
     def _on_connect(self, client: ClientHandle) -> None:
-        """Place the view of a new browser behind a training camera, and redraw panel and scene.
+        """Set the initial view of a new browser, and redraw panel and scene.
 
-        This is the training camera that is nearest to the mean of all training camera centers.
+        The view is placed behind the training camera that is nearest to the mean of all training camera
+        centers.
         """
         poses = switch_axes(self._pipeline.model.camera_optimizer.poses()).double().numpy(force=True)
         centers = poses[:, :, 3]
@@ -184,7 +193,7 @@ class NopeViewerControl(ViewerControl):
             draw()
 
     def _draw(self) -> None:
-        """Redraw panel, frusta and, if shown, track points; the caller holds the training lock."""
+        """Redraw panel, frusta and, if shown, track points; the caller must hold the training lock."""
         self.viewer.update_step(self._pipeline.model.step + 1)  # nerfstudio's step is 0 after training
         self._text.content = self._summary()
         self._plots.figure = self._figure()
@@ -204,12 +213,12 @@ class NopeViewerControl(ViewerControl):
         scene = self._pipeline.datamanager.dataparser.scene
         for number, focal in enumerate(model.camera_optimizer.focal().tolist()):
             change = 100 * (focal / model.camera_optimizer.base_focal[number].item() - 1)
-            lines[f"Focal length{camera_name(scene, number)}"] = f"{focal:.1f} px ({change:+.2f} %)"
+            lines[f"Focal length{camera_suffix(scene, number)}"] = f"{focal:.1f} px ({change:+.2f} %)"
         if model.camera_optimizer.learned_lens is not None:
             for number, camera in enumerate(model.camera_optimizer.cameras(scene.cameras)):
                 for name, value in lens_rows(camera).items():
-                    lines[f"{name.capitalize()}{camera_name(scene, number)}"] = value
-        if self._pipeline.same_scene:
+                    lines[f"{name.capitalize()}{camera_suffix(scene, number)}"] = value
+        if self._pipeline.same_reconstruction:
             lines["Reprojection error"] = f"{model.reprojection_errors().mean():.3f} px"
         if "camera_rotation_mean_deg" in cameras:
             lines["Pose change"] = (
@@ -232,15 +241,15 @@ class NopeViewerControl(ViewerControl):
         return f"{activity}, iteration {iteration} of {model.num_iterations}"
 
     def _figure(self) -> Any:
-        """Plot the metrics in `CURVES` over the iterations, as a plotly figure."""
+        """Plot the metrics in `PLOT_TITLES` over the iterations, as a plotly figure."""
         from plotly.graph_objects import Scatter
         from plotly.subplots import make_subplots
 
-        figure = make_subplots(rows=len(CURVES), cols=1, subplot_titles=list(CURVES.values()))
-        for row, name in enumerate(CURVES, start=1):
+        figure = make_subplots(rows=len(PLOT_TITLES), cols=1, subplot_titles=list(PLOT_TITLES.values()))
+        for row, name in enumerate(PLOT_TITLES, start=1):
             for label, (steps, values) in self._pipeline.history.curves(name).items():
                 figure.add_trace(Scatter(x=steps, y=values, mode="lines", name=label), row=row, col=1)
-            if name not in SIGNED:
+            if name not in SIGNED_METRICS:
                 figure.update_yaxes(rangemode="tozero", row=row, col=1)
         return figure.update_layout(
             template="plotly_dark", showlegend=False, margin={"l": 45, "r": 10, "t": 25, "b": 25}
@@ -256,7 +265,7 @@ class NopeViewerControl(ViewerControl):
         focals, poses = optimizer.view_focals().tolist(), optimizer.poses()
         for index, handle in list(training.items()):
             drawn = self._drawn_focals.get(index)
-            if drawn is None or abs(math.log(focals[index] / drawn)) > VISIBLE_CHANGE:
+            if drawn is None or abs(math.log(focals[index] / drawn)) > MIN_FOCAL_CHANGE:
                 name = f"/cameras/camera_{index:05d}"
                 training[index] = self._draw_camera(
                     name, data.train_dataset, index, poses[index], handle.visible
@@ -282,7 +291,9 @@ class NopeViewerControl(ViewerControl):
             self._thumbnails[name] = _thumbnail(dataset.get_numpy_image(index))
         dataparser = self._pipeline.datamanager.dataparser
         split, color = (
-            ("train", TRAINING) if dataset is self._pipeline.datamanager.train_dataset else ("eval", HELD_OUT)
+            ("train", TRAINING_COLOR)
+            if dataset is self._pipeline.datamanager.train_dataset
+            else ("eval", HELD_OUT_COLOR)
         )
         image_id = dataparser.image_ids(split)[index]
         width, height = dataparser.scene.image_sizes[image_id].tolist()
@@ -307,7 +318,8 @@ class NopeViewerControl(ViewerControl):
         """Draw the track points, and the legend of their colors.
 
         The color of a point shows its mean reprojection error. The scale ranges from zero (blue) to the 95th
-        percentile over all points, but at least to `KEYPOINT_NOISE` (red). Larger errors are red too.
+        percentile over all points or, if this is smaller, to `MIN_RED_ERROR` (red). Larger errors are also
+        red.
         """
         model = self._pipeline.model
         points, errors = model.track_positions(), model.reprojection_errors()
@@ -315,7 +327,7 @@ class NopeViewerControl(ViewerControl):
             0, model.observations.point_ids, errors
         )
         mean = total / torch.bincount(model.observations.point_ids, minlength=len(points)).clamp(min=1)
-        worst = mean.quantile(0.95).clamp(min=KEYPOINT_NOISE)
+        worst = mean.quantile(0.95).clamp(min=MIN_RED_ERROR)
         self._legend.content = f"Reprojection error: blue 0 px, red {worst:.2f} px or more."
         self._legend.visible = self._show_points.value
         colors = apply_float_colormap((mean / worst).clamp(0, 1)[:, None], "turbo")
@@ -331,16 +343,16 @@ class NopeViewerControl(ViewerControl):
 def _images(scene: Reconstruction) -> str:
     """Format the color legend, and the list of unregistered images with reasons, as Markdown."""
     kinds = (
-        ("trained on", TRAINING, scene.registered & ~scene.held_out),
-        ("held out", HELD_OUT, scene.registered & scene.held_out),
-        ("not registered", LEFT_OUT, ~scene.registered),
+        ("trained on", TRAINING_COLOR, scene.registered & ~scene.held_out),
+        ("held out", HELD_OUT_COLOR, scene.registered & scene.held_out),
+        ("not registered", UNREGISTERED_COLOR, ~scene.registered),
     )
     legend = ", ".join(
         _colored(f"{selected.sum()} {name}", color) for name, color, selected in kinds if selected.any()
     )
     failures = [f"- {_escape(name)}: {_escape(reason)}" for name, reason in scene.failures.items()]
-    more = [f"- and {len(failures) - MAX_NAMES} more"] if len(failures) > MAX_NAMES else []
-    return "\n".join([f"Photos: {legend}", "", *failures[:MAX_NAMES], *more])
+    more = [f"- and {len(failures) - MAX_LISTED_IMAGES} more"] if len(failures) > MAX_LISTED_IMAGES else []
+    return "\n".join([f"Photos: {legend}", "", *failures[:MAX_LISTED_IMAGES], *more])
 
 
 def _colored(text: str, color: tuple[int, int, int]) -> str:
@@ -355,9 +367,9 @@ def _escape(text: str) -> str:
 
 
 def _thumbnail(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Downscale an image (H, W, 3 or 4) to a longer side of at most `THUMBNAIL` pixels, as RGB (h, w, 3)."""
+    """Downscale an image (H, W, 3 or 4) to at most `THUMBNAIL_SIZE` pixels per side, as RGB (h, w, 3)."""
     image = Image.fromarray(pixels).convert("RGB")
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    image.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
     return np.asarray(image)
 
 

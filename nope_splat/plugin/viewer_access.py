@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 LOOPBACK = "127.0.0.1"
 """IPv4 loopback address, on which a server is reachable only from this machine."""
 HOST_OPTION = "--viewer.websocket-host"
+"""Command line option for the network address on which the viewer listens."""
 SAVE_BUTTON = "Generate Command"
 """Label of nerfstudio's buttons that show a command. The button in the render panel also saves the camera
 path."""

@@ -38,10 +38,11 @@ def stop_viewer(viewer: Viewer) -> None:
 
 
 def _stop_server(server: ViserServer) -> None:
-    """Stop viser's server, also if a thread has ended without releasing one of viser's locks.
+    """Stop viser's server, even if a thread has ended without releasing one of viser's locks.
 
-    viser 0.2.7 does not release the lock of a connection if sending a message raises an exception. Its `stop`
-    then waits forever for the threads that send the next messages, and so would Python at exit.
+    viser 0.2.7 does not release the lock of a connection if sending a message raises an exception. Threads
+    that send further messages then wait forever for the lock. viser's `stop`, and Python at exit, would wait
+    forever for these threads.
     """
     connections = [getattr(client, "_websock_connection", None) for client in server.get_clients().values()]
     senders = [getattr(server, "_websock_server", None), *connections]

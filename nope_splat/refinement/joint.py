@@ -41,7 +41,7 @@ from nope_splat.sfm.state import MIN_SIGMA
 
 RenderView = Callable[[int, Tensor, Tensor], RenderedView]
 """Function that renders a view, given the index of the view, its `T_camera_world` (4, 4), and the intrinsics
-(5,) of its camera as in `BundleProblem`."""
+(9,) of its camera as in `BundleProblem`."""
 
 SOLVER = LevenbergMarquardtConfig(initial_damping=1e-6, max_trials=6)
 """Levenberg-Marquardt options. The initial damping is small because more damping would suppress steps in
@@ -92,8 +92,8 @@ def adjust_jointly(
         max_iterations: Maximum number of accepted steps.
         tolerance: The refinement stops if a step at full resolution lowers the cost by less than this
             fraction of the cost.
-        pyramid_levels: For each of the first steps, the number of times that the resolution of the images is
-            halved; later steps use full resolution.
+        pyramid_levels: Number of times that the image resolution is halved in the first step, in the second
+            step, and so on. Steps after these use full resolution.
 
     Returns:
         The refined problem, the costs of all accepted steps, and the photometric share of the information.
@@ -148,8 +148,8 @@ class _JointLinearization(NamedTuple):
     photometric: PhotometricSystem
     """Photometric cost, for evaluating candidate cameras."""
     matrix: Tensor
-    """Matrix of the photometric normal equations: 6 variables per pose for N poses, then 5 intrinsics per
-    camera for K cameras. (6 N + 5 K, 6 N + 5 K)."""
+    """Matrix of the photometric normal equations: 6 variables per pose for N poses, then 9 intrinsics per
+    camera for K cameras. (6 N + 9 K, 6 N + 9 K)."""
     cost: float
     """Joint robust cost at the current cameras, with residuals divided by their standard deviations."""
 
@@ -191,17 +191,17 @@ class PhotometricSystem:
     def equations(self, problem: BundleProblem) -> tuple[float, Tensor, Tensor]:
         """Compute the photometric cost and its normal equations for the variables of the cameras.
 
-        In the cost, each surface patch may also be displaced by a 3D vector in world units. These
-        displacements are eliminated from the normal equations (see `surface_patches`).
+        Other variables of the cost are the displacements of the surface patches, one 3D vector in world units
+        each. They are eliminated from the normal equations (see `surface_patches`).
 
         Args:
             problem: Current cameras of all views. The first call also selects the pixels to use, and
                 estimates the noise and weight of each view; later calls reuse them.
 
         Returns:
-            Cost at the optimal displacements of the patches; matrix of the normal equations (6 N + 5 K, 6 N +
-            5 K) and gradient (6 N + 5 K,), for N poses (6 variables each), then K cameras (5 intrinsics
-            each).
+            Cost at the optimal displacements of the patches; matrix of the normal equations (6 N + 9 K, 6 N +
+            9 K) and gradient (6 N + 9 K,), for N poses (6 variables each), then K cameras (9 intrinsics each,
+            of which k3, k4, p1 and p2 are constant).
         """
         num_images, (num_cameras, width) = len(problem.T_camera_world), problem.intrinsics.shape
         size, num_patches = 6 * num_images + width * num_cameras, len(self._patches)
@@ -209,8 +209,8 @@ class PhotometricSystem:
         cost, matrix, gradient = 0.0, zeros(size, size), zeros(size)
         coupling, blocks = zeros(num_patches, size, 3), zeros(num_patches, 3, 3)
         patch_gradient = zeros(num_patches, 3)
-        for index, pose in enumerate(problem.T_camera_world):
-            camera = int(problem.camera_ids[index])
+        poses_cameras = zip(problem.T_camera_world, problem.camera_ids.tolist(), strict=True)
+        for index, (pose, camera) in enumerate(poses_cameras):
             intrinsics = problem.intrinsics[camera]
             view = self._render_view(index, pose, intrinsics).downsampled(self._pyramid_level)
             if index == len(self._view_weights):
@@ -224,7 +224,7 @@ class PhotometricSystem:
                 view = replace(view, used=used)
                 pixels = _in_pixels(pixel_equations(view, noise), intrinsics)
             view_equations = pixels.sum()
-            patch_equations = self._patches.equations(pixels, patch_ids, pose)
+            patch_equations = self._patches.equations(pixels, patch_ids, pose, view.is_fisheye)
             first, count = 6 * num_images + width * camera, pixels.jacobian.shape[-1] - 6
             rows = [*range(6 * index, 6 * index + 6), *range(first, first + count)]
             rows = torch.tensor(rows, device=matrix.device)
@@ -244,7 +244,7 @@ class PhotometricSystem:
 
 
 def _in_pixels(pixels: PixelEquations, intrinsics: Tensor) -> PixelEquations:
-    """Convert derivatives with respect to the principal point from units of focal length to pixels.
+    """Express the derivatives with respect to the principal point per pixel instead of per focal length.
 
     `motion_on_plane` differentiates with respect to the principal point in units of focal length, whereas in
     a `BundleProblem` the principal point is in pixels. The derivatives are divided by the focal length in
@@ -254,7 +254,7 @@ def _in_pixels(pixels: PixelEquations, intrinsics: Tensor) -> PixelEquations:
         pixels: Equations of a view's pixels. If they have 7 variables, the principal point is not refined,
             and the equations are returned unchanged.
         intrinsics: Intrinsics of the view's camera; the first entry is the logarithm of the focal length in
-            pixels. (5,).
+            pixels. (9,).
     """
     if pixels.jacobian.shape[-1] == 7:
         return pixels
@@ -270,7 +270,7 @@ def _photometric_share(photometric: Tensor, joint: NormalEquations) -> float:
     fraction is trace(J^-1 P) / 6, which does not depend on the units of rotation and translation.
 
     Args:
-        photometric: Matrix of the photometric normal equations. (6 N + 5 K, 6 N + 5 K).
+        photometric: Matrix of the photometric normal equations. (6 N + 9 K, 6 N + 9 K).
         joint: Sum of the normal equations of the tracks and the photometric normal equations.
 
     Returns:

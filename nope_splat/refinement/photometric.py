@@ -10,16 +10,31 @@ Kanade 1981). grad(I) is the mean of the gradients of rendering and image, as in
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, max_pool2d
 
-from nope_splat.geometry.distortion import distort, distortion_jacobian, radial_term_jacobian
-from nope_splat.geometry.projection import projection_jacobian, rotation_jacobian, unproject
+from nope_splat.geometry.distortion import (
+    NUM_TERMS,
+    distort,
+    distortion_jacobian,
+    distortion_term_jacobian,
+)
+from nope_splat.geometry.projection import (
+    LensModel,
+    equidistant_jacobian,
+    projection_jacobian,
+    rotation_jacobian,
+    to_plane,
+    unproject,
+)
+from nope_splat.geometry.rigid import skew
 from nope_splat.geometry.robust import cauchy_cost, cauchy_weight, robust_sigma
+from nope_splat.io.undistortion import MIN_RAY_DEPTH
+from nope_splat.splatting.lens import Rendering
 
 MIN_NOISE = 12**-0.5 / 255
 """Lower limit of the standard deviation of the residuals, in units of color (0 to 1): the standard deviation
@@ -53,9 +68,12 @@ class RenderedView:
     """Focal lengths along x and y, in pixels of the rendering. (2,)."""
     center: Tensor
     """Principal point (x, y), in pixels of the rendering. (2,)."""
-    radial: Tensor | None = None
-    """Distortion coefficients k1 and k2 of rendering and image. None without distortion, in which case only
-    pose and focal length are refined. (2,)."""
+    distortion: Tensor | None = None
+    """Distortion coefficients of rendering and image. None without distortion, in which case only pose and
+    focal length are refined. (6,)."""
+    is_fisheye: bool = False
+    """Whether the projection is equidistant instead of perspective. The rays of used pixels must then lie in
+    front of the camera (see `compare`)."""
 
     def downsampled(self, level: int = 1) -> RenderedView:
         """Halve the resolution `level` times by averaging blocks of 2 x 2 pixels.
@@ -79,22 +97,42 @@ class RenderedView:
             used=pool(self.used[..., None].to(self.depth))[..., 0] == 1,
             focal=self.focal / 2,
             center=self.center / 2,
-            radial=self.radial,
+            distortion=self.distortion,
+            is_fisheye=self.is_fisheye,
         ).downsampled(level - 1)
 
     def residuals(self) -> Tensor:
         """Compute rendering minus image at the N used pixels. (N, 3)."""
         return (self.rendered - self.image)[self.used]
 
-    def plane(self) -> Tensor:
-        """Compute the undistorted (x, y) of the N used pixels on the plane at depth one. (N, 2)."""
-        return self.rays()[:, :2]
+    @property
+    def lens(self) -> LensModel | None:
+        """Projection and distortion; None for a pinhole camera without distortion."""
+        if self.distortion is None and not self.is_fisheye:
+            return None
+        distortion = self.focal.new_zeros(NUM_TERMS) if self.distortion is None else self.distortion
+        return LensModel(distortion, self.is_fisheye)
 
     def rays(self) -> Tensor:
         """Compute the rays of the N used pixels: points at depth one in camera coordinates. (N, 3)."""
-        row, column = torch.nonzero(self.used, as_tuple=True)
+        rays = self._rays(self.used)
+        return rays / rays[:, 2:] if self.is_fisheye else rays
+
+    def in_front(self) -> Tensor:
+        """Check which of all pixels have rays in front of the camera (see `MIN_RAY_DEPTH`). (H, W), bool."""
+        if not self.is_fisheye:
+            return torch.ones_like(self.used)
+        return (self._rays(torch.ones_like(self.used))[:, 2] > MIN_RAY_DEPTH).view_as(self.used)
+
+    def _rays(self, pixels: Tensor) -> Tensor:
+        """Compute the rays of some pixels (see `unproject`). (H, W), bool -> (N, 3)."""
+        row, column = torch.nonzero(pixels, as_tuple=True)
         xy = torch.stack([column + 0.5, row + 0.5], -1).to(self.depth)
-        return unproject(xy - self.center, self.focal, self.radial)
+        return unproject(xy - self.center, self.focal, self.lens)
+
+    def points(self) -> Tensor:
+        """Compute the scene points that the N used pixels show, in camera coordinates. (N, 3)."""
+        return self.depth[self.used][:, None] * self.rays()
 
 
 class PixelEquations(NamedTuple):
@@ -176,6 +214,28 @@ def usable_pixels(
     return used if mask is None else used & mask
 
 
+def compare(
+    rendering: Rendering, image: Tensor, mask: Tensor | None, K: Tensor, lens: LensModel | None
+) -> RenderedView:
+    """Pair a rendering with the image of the same view, and select the pixels to compare.
+
+    Args:
+        rendering: Rendering of the view, with depth.
+        image: The image. (H, W, 3), in [0, 1].
+        mask: True for used pixels (H, W, 1); None if all pixels are used.
+        K: Intrinsic matrix in pixels of the rendering. (3, 3).
+        lens: Projection and distortion of rendering and image, with a distortion of None to refine only pose
+            and focal length; None for a pinhole camera.
+    """
+    depth = rendering.depth.squeeze(-1)
+    used = usable_pixels(depth, rendering.opacity.squeeze(-1), None if mask is None else mask.squeeze(-1))
+    if mask is not None:  # masked pixels must not affect image gradients beside the mask
+        image = torch.where(mask, image, rendering.rgb)
+    intrinsics = K.diagonal()[:2], K[:2, 2], *(lens or ())
+    view = RenderedView(rendering.rgb, image, depth, used, *intrinsics)
+    return replace(view, used=used & view.in_front()) if view.is_fisheye else view
+
+
 def robust_noise(view: RenderedView) -> float:
     """Estimate the standard deviation of the photometric residuals from their median absolute value.
 
@@ -213,7 +273,10 @@ def pixel_equations(view: RenderedView, noise: float) -> PixelEquations:
         The equations of the used pixels.
     """
     residuals = view.residuals()
-    jacobian = view.focal[:, None] * motion_on_plane(view.plane(), view.depth[view.used], view.radial)
+    rays = view.rays()
+    points_camera, plane = view.depth[view.used][:, None] * rays, to_plane(rays, view.is_fisheye)
+    motion = motion_on_plane(points_camera, plane, view.is_fisheye, view.distortion)
+    jacobian = view.focal[:, None] * motion
     gradient = _image_gradient((view.rendered + view.image) / 2)[view.used]  # (N, 3, 2)
     weight = cauchy_weight(_squared(residuals, noise)) / (3 * noise**2)
     return PixelEquations(
@@ -236,7 +299,7 @@ def information_weight(pixels: PixelEquations, used: Tensor, num_blocks: int = 1
 
     Args:
         pixels: Equations of the used pixels.
-        used: True for pixels with equations. (H, W), bool.
+        used: True for the used pixels, to which `pixels` belongs. (H, W), bool.
         num_blocks: Number of blocks along the longer side of the image. Residuals of different blocks are
             assumed to be uncorrelated.
 
@@ -260,29 +323,38 @@ def information_weight(pixels: PixelEquations, used: Tensor, num_blocks: int = 1
     return float(6 / spread) if spread > 0 else 0.0
 
 
-def motion_on_plane(plane: Tensor, depth: Tensor, radial: Tensor | None = None) -> Tensor:
-    """Compute the derivatives of projections at depth one with respect to camera pose and intrinsics.
+def motion_on_plane(
+    points_camera: Tensor, plane: Tensor, is_fisheye: bool = False, distortion: Tensor | None = None
+) -> Tensor:
+    """Compute the derivatives of projections on the plane with respect to camera pose and intrinsics.
 
     With distortion, the derivatives are those of the distorted projection d(p) (see `geometry.distortion`),
-    as in bundle adjustment.
+    as in bundle adjustment. For the equidistant projection, whose Jacobian at the point X is J, the
+    derivative with respect to a translation is J, and that with respect to a rotation is -J [X]x.
 
     Args:
-        plane: Undistorted projections p of N points at depth one. (N, 2).
-        depth: Depths (z) of the points in world units. (N,).
-        radial: Distortion coefficients k1 and k2; None if distortion is neither present nor refined. (2,).
+        points_camera: N points X in camera coordinates. (N, 3).
+        plane: Undistorted projections p of the points. (N, 2).
+        is_fisheye: Whether the projection is equidistant instead of perspective.
+        distortion: Distortion coefficients; None if distortion is neither present nor refined. (6,).
 
     Returns:
         Derivatives with respect to the following variables, in this order: the rotation (3) and translation
         (3) increments of `rigid.move_poses`, and the logarithm of the focal length (1). (N, 2, 7). With
-        `radial`, these are followed by the principal point in units of focal length (2), k1 and k2.
+        `distortion`, these are followed by the principal point in units of focal length (2), k1 and k2.
         (N, 2, 11).
     """
-    pose = torch.cat([rotation_jacobian(plane), projection_jacobian(plane, 1 / depth)], -1)
-    if radial is None:
+    if is_fisheye:
+        by_position = equidistant_jacobian(points_camera)
+        pose = torch.cat([-by_position @ skew(points_camera), by_position], -1)
+    else:
+        by_position = projection_jacobian(plane, 1 / points_camera[:, 2])
+        pose = torch.cat([rotation_jacobian(plane), by_position], -1)
+    if distortion is None:
         return torch.cat([pose, plane[..., None]], -1)
-    bend, unit = distortion_jacobian(plane, radial), torch.eye(2, dtype=plane.dtype, device=plane.device)
-    by_focal = distort(plane, radial)[..., None]
-    return torch.cat([bend @ pose, by_focal, unit.expand_as(bend), radial_term_jacobian(plane)], -1)
+    bend, unit = distortion_jacobian(plane, distortion), torch.eye(2, dtype=plane.dtype, device=plane.device)
+    by_focal, by_terms = distort(plane, distortion)[..., None], distortion_term_jacobian(plane)[..., :2]
+    return torch.cat([bend @ pose, by_focal, unit.expand_as(bend), by_terms], -1)
 
 
 def _squared(residuals: Tensor, noise: float) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nope_splat.geometry.levenberg_marquardt import LevenbergMarquardtConfig, levenberg_marquardt
-from nope_splat.geometry.projection import perspective
+from nope_splat.geometry.projection import is_visible, to_plane
 from nope_splat.geometry.rigid import move_poses, transform
 from nope_splat.geometry.robust import cauchy_cost, cauchy_weight, robust_sigma
 from nope_splat.refinement.photometric import (
@@ -33,8 +33,8 @@ SMALLEST_STEP = 1e-5
 """The minimization at one resolution stops when a step is shorter than this. The length of a step is the norm
 of its 6-vector: rotation in radians, translation in world units."""
 MIN_NOISE = 1e-5
-"""Lower limit of the standard deviation of observed positions on the plane at depth one. It limits the weight
-of nearly exact observations."""
+"""Lower limit of the standard deviation of observed positions on the plane of the lens (see
+`geometry.projection`). It limits the weight of nearly exact observations."""
 
 RenderView = Callable[[Tensor], RenderedView]
 """Function that renders the view of the image, given `T_camera_world` (4, 4)."""
@@ -47,23 +47,26 @@ class Correspondences2d3d:
     points: Tensor
     """World coordinates of the track points. (N, 3), float64."""
     plane: Tensor
-    """Observed positions (x, y) on the plane at depth one, in camera coordinates (OpenCV axes). (N, 2),
-    float64."""
+    """Observed positions (x, y), without distortion, on the plane of the lens: for perspective lenses, the
+    plane at depth one in camera coordinates (OpenCV axes). (N, 2), float64."""
+    is_fisheye: bool = False
+    """Whether the projection is equidistant instead of perspective."""
 
     def residuals(self, T_camera_world: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute the reprojection residuals, at depth one, of the n track points in front of the camera.
+        """Compute the reprojection residuals of the n visible points, on the plane of the lens.
 
         Args:
             T_camera_world: World-to-camera transform. (4, 4).
 
         Returns:
-            Projection minus observation at depth one (n, 2), projections at depth one (n, 2), and depths in
-            world units (n,).
+            Projection minus observation on the plane (n, 2), projections on the plane (n, 2), and points in
+            camera coordinates (n, 3).
         """
         camera = transform(T_camera_world, self.points)
-        front = camera[:, 2] > 0
-        projected = perspective(camera[front])
-        return projected - self.plane[front], projected, camera[front, 2]
+        visible = is_visible(camera, self.is_fisheye) if self.is_fisheye else camera[:, 2] > 0
+        camera = camera[visible]
+        projected = to_plane(camera, self.is_fisheye)
+        return projected - self.plane[visible], projected, camera
 
     def noise(self, T_camera_world: Tensor) -> float:
         """Estimate the standard deviation of the reprojection residuals from their median absolute value.
@@ -72,7 +75,7 @@ class Correspondences2d3d:
             T_camera_world: World-to-camera transform. (4, 4).
 
         Returns:
-            Standard deviation per axis at depth one, at least `MIN_NOISE`.
+            Standard deviation per axis on the plane, at least `MIN_NOISE`.
         """
         residuals, _, _ = self.residuals(T_camera_world)
         return max(robust_sigma(residuals.abs()), MIN_NOISE) if len(residuals) else MIN_NOISE
@@ -82,10 +85,10 @@ class Correspondences2d3d:
 
         Args:
             T_camera_world: World-to-camera transform. (4, 4).
-            noise: Standard deviation of the residuals at depth one.
+            noise: Standard deviation of the residuals on the plane.
 
         Returns:
-            Summed cost. A point behind the camera counts as a residual of length one at depth one.
+            Summed cost. A point that the lens cannot show counts as a residual of length one on the plane.
         """
         residuals, _, _ = self.residuals(T_camera_world)
         squared = residuals.square().sum(-1) / noise**2
@@ -97,14 +100,14 @@ class Correspondences2d3d:
 
         Args:
             T_camera_world: World-to-camera transform. (4, 4).
-            noise: Standard deviation of the residuals at depth one.
+            noise: Standard deviation of the residuals on the plane.
 
         Returns:
             Normal matrix (6, 6) and gradient (6,) of the pose increment: rotation (3), then translation (3).
         """
-        residuals, projected, depths = self.residuals(T_camera_world)
+        residuals, projected, camera = self.residuals(T_camera_world)
         weight = cauchy_weight(residuals.square().sum(-1) / noise**2) / noise**2
-        jacobian = motion_on_plane(projected, depths)[..., :6]
+        jacobian = motion_on_plane(camera, projected, self.is_fisheye)[..., :6]
         weighted = weight[:, None, None] * jacobian
         return (
             torch.einsum("nip,niq->pq", weighted, jacobian),
@@ -112,7 +115,7 @@ class Correspondences2d3d:
         )
 
 
-def minimize(
+def refine_single_pose(
     render_view: RenderView,
     T_camera_world: Tensor,
     correspondences: Correspondences2d3d | None,
@@ -170,7 +173,7 @@ class _PoseAlignment:
     pyramid_level: int
     """Number of times that the image resolution is halved."""
     track_noise: float
-    """Standard deviation of the observed positions at depth one."""
+    """Standard deviation of the observed positions on the plane."""
 
     def linearize(self, state: _PosedView) -> _PoseLinearization:
         view = state.view.downsampled(self.pyramid_level)

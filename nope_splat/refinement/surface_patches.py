@@ -1,4 +1,4 @@
-"""Surface patches with free displacements, marginalized in the photometric equations of the cameras.
+"""Surface patches with free displacements, eliminated from the photometric equations of the cameras.
 
 The Gaussians were optimized with the cameras that are now refined. Fixed Gaussians would act as ground
 control points: they would hold the cameras at wrong poses, or bias the poses by errors that all views share.
@@ -116,19 +116,22 @@ class SurfacePatches:
         Returns:
             Index of the patch of each of the N used pixels. (N,), int64.
         """
-        points_camera = (view.depth[view.used][:, None] * view.rays()).to(T_camera_world)
+        points_camera = view.points().to(T_camera_world)
         world = (points_camera - T_camera_world[:3, 3]) @ T_camera_world[:3, :3]
         if self._tree is not None:
             return torch.from_numpy(self._tree.query(world.numpy())[1])
         return nearest_centers(world.float(), self._centers.float())
 
-    def equations(self, pixels: PixelEquations, patch_ids: Tensor, T_camera_world: Tensor) -> PatchEquations:
+    def equations(
+        self, pixels: PixelEquations, patch_ids: Tensor, T_camera_world: Tensor, is_fisheye: bool = False
+    ) -> PatchEquations:
         """Sum the photometric equations of a view's pixels by patch.
 
         Args:
             pixels: Equations of the used pixels.
             patch_ids: Index of the patch of each of the N pixels, from `patches_of_pixels`. (N,).
             T_camera_world: World-to-camera transform of the view. (4, 4).
+            is_fisheye: Whether the projection of the view is equidistant instead of perspective.
 
         Returns:
             Blocks of the normal equations for each patch. Displacements are in world coordinates.
@@ -143,7 +146,9 @@ class SurfacePatches:
             motion, ids = part.jacobian[..., TRANSLATION], patch_ids[rows]
             coupling.index_add_(0, ids, part.jacobian.mT @ (part.tensor @ motion))
             gradient.index_add_(0, ids, (motion.mT @ part.vector[..., None]).squeeze(-1))
-            isotropic = motion[:, 0, 0].square()[:, None, None] * unit
+            # Squared pixels per world unit: (f / z)^2 or, for fisheye lenses, about (f / distance)^2.
+            density = motion.square().sum((1, 2)) / 2 if is_fisheye else motion[:, 0, 0].square()
+            isotropic = density[:, None, None] * unit
             across = motion.mT @ motion / self.options.sigma**2
             prior.index_add_(0, ids, across + isotropic / self.options.ray_sigma**2)
         prior /= torch.bincount(patch_ids, minlength=count).clamp(min=1)[:, None, None]

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from nope_splat.plugin.history import History
 from nope_splat.sfm import Reconstruction
 
-TRAINING, HELD_OUT, LEFT_OUT, MUTED = "#2f6fb0", "#d9822b", "#c23b3b", "#9aa3ad"
-"""Colors, in this order, of training images, held-out images, unregistered images and match graph edges."""
+TRAINING_COLOR, HELD_OUT_COLOR, UNREGISTERED_COLOR, GRAY = "#2f6fb0", "#d9822b", "#c23b3b", "#9aa3ad"
+"""Hexadecimal RGB colors of images by category, and of secondary lines such as match graph edges."""
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -27,17 +27,18 @@ STYLE: dict[Any, Any] = {
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": MUTED,
+    "axes.edgecolor": GRAY,
     "axes.grid": True,
     "grid.color": "#e6e9ed",
     "axes.axisbelow": True,
 }
+"""matplotlib settings of all figures."""
 TITLES = {
     "focal_change_percent": "Change of the focal length (%)",
     "principal_point_x_px": "Principal point, x from the image center (px)",
     "principal_point_y_px": "Principal point, y from the image center (px)",
-    "radial_k1": "Radial distortion k1",
-    "radial_k2": "Radial distortion k2",
+    "distortion_k1": "Distortion k1",
+    "distortion_k2": "Distortion k2",
     "reprojection_error_px": "Mean reprojection error (px)",
     "photometric": "Photometric loss",
     "track_2d": "Track reprojection loss, weighted",
@@ -52,9 +53,9 @@ TITLES = {
 MIN_AGREEMENT = 0.5
 """Image pairs whose value in `Trust.pairs` (0 to 1) is below this limit contradict the cameras, and are drawn
 as red lines."""
-NOISY = frozenset({"photometric", "psnr"})
-"""Metrics of the training image of an iteration, which vary strongly; a running mean is added to the
-curve."""
+NOISY_METRICS = frozenset({"photometric", "psnr"})
+"""Metrics that vary strongly between iterations, because each iteration trains on a single image. Their plots
+also contain a running mean."""
 
 
 def image_colors(scene: Reconstruction) -> list[str]:
@@ -66,8 +67,8 @@ def image_colors(scene: Reconstruction) -> list[str]:
     Returns:
         Hexadecimal RGB colors such as "#2f6fb0". (N,).
     """
-    held_out = np.where(scene.held_out, HELD_OUT, TRAINING)
-    return np.where(scene.registered, held_out, LEFT_OUT).tolist()
+    held_out = np.where(scene.held_out, HELD_OUT_COLOR, TRAINING_COLOR)
+    return np.where(scene.registered, held_out, UNREGISTERED_COLOR).tolist()
 
 
 def match_graph(scene: Reconstruction) -> bytes:
@@ -89,13 +90,15 @@ def match_graph(scene: Reconstruction) -> bytes:
         figure, axes = _empty(5, 5)
         strength = np.sqrt(graph.weights / max(graph.weights.max(initial=1), 1))
         lines = LineCollection(
-            list(place[graph.edges]), linewidths=0.3 + 1.7 * strength, colors=MUTED, alpha=0.6
+            list(place[graph.edges]), linewidths=0.3 + 1.7 * strength, colors=GRAY, alpha=0.6
         )
         axes.add_collection(lines)
         if scene.trust is not None:
             contradicting = np.flatnonzero(scene.trust.pairs < MIN_AGREEMENT)
             axes.add_collection(
-                LineCollection(list(place[graph.edges[contradicting]]), linewidths=1.5, colors=LEFT_OUT)
+                LineCollection(
+                    list(place[graph.edges[contradicting]]), linewidths=1.5, colors=UNREGISTERED_COLOR
+                )
             )
         tree = LineCollection(list(place[graph.edges[graph.tree]]), linewidths=2.2, colors="#2b3138")
         axes.add_collection(tree)
@@ -162,7 +165,10 @@ def error_histogram(before: NDArray[np.floating], after: NDArray[np.floating]) -
     with matplotlib.rc_context(STYLE):
         figure = Figure((5.4, 2.6), layout="constrained")
         axes = figure.add_subplot()
-        for errors, color, name in ((before, MUTED, "reconstruction"), (after, TRAINING, "after training")):
+        for errors, color, name in (
+            (before, GRAY, "reconstruction"),
+            (after, TRAINING_COLOR, "after training"),
+        ):
             label = f"{name}: mean {errors.mean():.3f} px, median {np.median(errors):.3f} px"
             axes.hist(
                 errors.clip(max=most), bins.tolist(), histtype="step", color=color, linewidth=1.5, label=label
@@ -190,7 +196,7 @@ def curves(history: History) -> dict[str, bytes]:
     for name, title in TITLES.items():
         by_camera = history.curves(name)
         if any(len(steps) > 1 for steps, _ in by_camera.values()):
-            plots[title] = _plot(title, by_camera, noisy=name in NOISY)
+            plots[title] = _plot(title, by_camera, noisy=name in NOISY_METRICS)
     return plots
 
 
@@ -209,10 +215,10 @@ def _plot(title: str, by_camera: Mapping[str, tuple[Sequence[int], Sequence[floa
         figure = Figure((5.2, 2.1), layout="constrained")
         axes = figure.add_subplot()
         for number, (label, (steps, values)) in enumerate(by_camera.items()):
-            color = MUTED if noisy else f"C{number}" if number else TRAINING
+            color = GRAY if noisy else f"C{number}" if number else TRAINING_COLOR
             axes.plot(steps, values, color=color, linewidth=0.7 if noisy else 1.5, label=label)
             if noisy:
-                axes.plot(steps, _running_mean(values), color=TRAINING, linewidth=1.5)
+                axes.plot(steps, _running_mean(values), color=TRAINING_COLOR, linewidth=1.5)
         if len(by_camera) > 1:
             axes.legend(frameon=False)
         axes.set_title(title)

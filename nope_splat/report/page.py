@@ -24,11 +24,12 @@ from nope_splat.report import figures
 from nope_splat.sfm import Reconstruction
 from nope_splat.utils.progress import progress_bar
 
-THUMBNAIL, RENDERING = 200, 640
-"""Maximum longer side in pixels: of thumbnails, and of held-out images and their renderings."""
-METRICS = {"psnr": "PSNR {:.2f} dB", "ssim": "SSIM {:.3f}", "lpips": "LPIPS {:.3f}"}
+THUMBNAIL_SIZE, RENDERING_SIZE = 200, 640
+"""Maximum longer side, in pixels, of thumbnails (first) and of held-out images and renderings (second)."""
+METRIC_FORMATS = {"psnr": "PSNR {:.2f} dB", "ssim": "SSIM {:.3f}", "lpips": "LPIPS {:.3f}"}
 """Format of each image metric in the report."""
 PACKAGES = ("nope-splat", "nerfstudio", "gsplat", "torch", "numba", "numpy")
+"""Packages whose versions the report lists."""
 
 
 class LegendEntry(NamedTuple):
@@ -56,7 +57,7 @@ class Thumbnail(NamedTuple):
     """The downscaled image, as content of a JPEG file."""
 
 
-class HeldOutView(NamedTuple):
+class HeldOutComparison(NamedTuple):
     """Held-out image and its rendering, for the report."""
 
     number: int
@@ -122,9 +123,9 @@ def _template() -> Any:
 def _legend(scene: Reconstruction) -> list[LegendEntry]:
     """List the categories of images that occur in a reconstruction: training, held-out and unregistered."""
     kinds = {
-        ("trained on", figures.TRAINING): scene.registered & ~scene.held_out,
-        ("held out", figures.HELD_OUT): scene.registered & scene.held_out,
-        ("not registered", figures.LEFT_OUT): ~scene.registered,
+        ("trained on", figures.TRAINING_COLOR): scene.registered & ~scene.held_out,
+        ("held out", figures.HELD_OUT_COLOR): scene.registered & scene.held_out,
+        ("not registered", figures.UNREGISTERED_COLOR): ~scene.registered,
     }
     return [
         LegendEntry(name, color, of_kind.sum()) for (name, color), of_kind in kinds.items() if of_kind.any()
@@ -145,21 +146,21 @@ def _thumbnails(scene: Reconstruction, images: list[ImageFile]) -> Iterator[Thum
             note = f"{observed.sum()} points, {errors[observed].mean():.2f} px"
             if scene.trust is not None and np.isfinite(scene.trust.images[image_id]):
                 note += f", {100 * scene.trust.images[image_id]:.0f} % of its matches agree with its pose"
-        pixels = _jpeg(read_image(image)[..., :3], THUMBNAIL)
+        pixels = _jpeg(read_image(image)[..., :3], THUMBNAIL_SIZE)
         yield Thumbnail(image_id + 1, image.name, note, colors[image_id], pixels)
 
 
-def _held_out_views(pipeline: NopePipeline) -> Iterator[HeldOutView]:
+def _held_out_views(pipeline: NopePipeline) -> Iterator[HeldOutComparison]:
     """Yield each registered held-out image with its rendering and the image metrics of the rendering."""
     model, scene = pipeline.model, pipeline.datamanager.dataparser.scene
     for view in held_out_views(model, pipeline.datamanager):
         metrics = model.image_metrics(view.rendered, view.image, view.mask)
-        yield HeldOutView(
+        yield HeldOutComparison(
             view.image_id + 1,
             scene.image_names[view.image_id],
-            ", ".join(METRICS[key].format(value) for key, value in metrics.items()),
-            _jpeg(_pixels(view.image), RENDERING),
-            _jpeg(_pixels(view.rendered), RENDERING),
+            ", ".join(METRIC_FORMATS[key].format(value) for key, value in metrics.items()),
+            _jpeg(_pixels(view.image), RENDERING_SIZE),
+            _jpeg(_pixels(view.rendered), RENDERING_SIZE),
         )
 
 

@@ -100,6 +100,7 @@ def _require_trust(scene: Reconstruction) -> None:
 
 
 def _require_observations(name: str, observations: Observations, num_points: int, num_images: int) -> None:
+    """Raise a ValueError that contains `name` if arrays of observations are invalid or inconsistent."""
     count = len(observations.point_ids)
     _require(f"{name}.point_ids", observations.point_ids, "i", (count,), valid=(0, num_points))
     _require(f"{name}.image_ids", observations.image_ids, "i", (count,), valid=(0, num_images))
@@ -111,8 +112,9 @@ def _require(
 ) -> None:
     """Raise a ValueError if an array has a wrong type or shape, or contains a value that is not allowed.
 
-    `kind` is the expected `dtype.kind`; floating-point values must be finite. `valid` is the range of allowed
-    values, (minimum, maximum + 1); None allows all values.
+    `name` is the name of the array, for the message. `kind` is the expected `dtype.kind`; floating-point
+    values must be finite. `valid` is the range of allowed values, (minimum, maximum + 1); None allows all
+    values.
     """
     if array.dtype.kind != kind or array.shape != shape:
         raise ValueError(f"{name} has the type {array.dtype} and the shape {array.shape}")

@@ -8,15 +8,17 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from nope_splat.geometry.division import DivisionLens
+
 
 @dataclass(frozen=True)
 class MaskEffect:
-    """Number of keypoints in the used area and in the hidden area of an image's mask."""
+    """Effect of an image's mask on the keypoints: numbers of keypoints that the mask keeps and hides."""
 
     num_used: int
-    """Number of keypoints in the used area, before the strongest keypoints were selected."""
+    """Number of keypoints in the used area of the mask, before the strongest of them were selected."""
     num_hidden: int
-    """Number of keypoints in the hidden area."""
+    """Number of keypoints in the hidden area of the mask."""
     used_area: float
     """Area of the image that the mask leaves in use, as a fraction of the image area."""
 
@@ -38,8 +40,16 @@ class Keypoints:
     image_size: tuple[int, int] | None = None
     """Width and height of the full-resolution image in pixels; None if unknown."""
     mask_effect: MaskEffect | None = None
-    """Number of keypoints in the used area and in the hidden area of the mask; None without a mask or if
-    unknown."""
+    """Numbers of keypoints that the mask of the image keeps and hides; None without a mask or if unknown."""
+    division: float = 0.0
+    """Coefficient of the lens in the division model (see `geometry.division`); 0 except for wide-angle
+    lenses."""
+
+    @property
+    def division_lens(self) -> DivisionLens:
+        """Lens of the image in the division model; `image_size` must be known."""
+        assert self.image_size is not None
+        return DivisionLens(self.image_size, self.division)
 
     def noise_or_ones(self) -> NDArray[np.floating]:
         """Return `noise`, or ones if it is None. (K,)."""
@@ -57,7 +67,9 @@ class PairMatches:
     indices: NDArray[np.int64]
     """Keypoint indices of each match in the first and in the second image. (M, 2)."""
     fundamental: NDArray[np.floating]
-    """Fundamental matrix F with x_second^T F x_first = 0, in full-resolution pixels. (3, 3)."""
+    """Fundamental matrix F with x_second^T F x_first = 0, in full-resolution pixels. For wide-angle lenses, x
+    are homogeneous pixel coordinates without distortion (see `DivisionLens.pixels_from_homogeneous`).
+    (3, 3)."""
     homography_ratio: float
     """Fraction of the matches that are inliers of one homography: near 1 for pure rotation or a planar
     scene."""

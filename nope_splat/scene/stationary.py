@@ -26,8 +26,8 @@ class StationaryPixels:
     cells: NDArray[np.bool_]
     """Which cells of a regular grid over the image are stationary. (rows, columns)."""
     num_matches: int
-    """Number of matches, in all images of this size, that were discarded because they do not move with the
-    scene."""
+    """Number of matches in images of this size that were discarded, because their keypoints are at the same
+    pixel in both images while the scene moves."""
 
     @property
     def fraction(self) -> float:
@@ -55,8 +55,8 @@ class StationaryPixels:
     def _spread(self) -> float:
         """Spread of the stationary cells: 1 if they fill the image, 0 if they lie in one row or column.
 
-        This is the smaller of the standard deviations of the x positions and of the y positions of the cells,
-        divided by the standard deviation of a uniform distribution over the image.
+        The spread along an axis is the standard deviation of the cells' positions along this axis, divided by
+        that of a uniform distribution over the image. The smaller spread of the two axes is returned.
         """
         rows, columns = np.nonzero(self.cells)
         deviations = [
@@ -96,7 +96,7 @@ def cell_of(
 
 
 def stationary_to_arrays(stationary: Sequence[StationaryPixels]) -> dict[str, NDArray[Any]]:
-    """Convert stationary pixels to arrays by name; `numpy.savez` can store the arrays without pickle.
+    """Convert stationary pixels to arrays by name, which `numpy.savez` can store without pickle.
 
     Args:
         stationary: Stationary cells of each image size.

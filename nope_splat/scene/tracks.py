@@ -36,7 +36,7 @@ class Tracks:
     observations: Observations
     """Keypoints of all tracks; `point_ids` contains track indices."""
     keypoint_ids: NDArray[np.int64]
-    """Index of each observation's keypoint among the keypoints of its image. (O,)."""
+    """For each observation, the index of its keypoint in the `Keypoints` of the image. (O,)."""
     noise: NDArray[np.floating]
     """Standard deviation of each observation, relative to the most precise keypoints, which have the value 1.
     (O,)."""

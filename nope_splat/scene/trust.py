@@ -21,6 +21,7 @@ NoticeCode = Literal[
     "mixed-cameras",
     "separated-cameras",
     "uncertain-poses",
+    "rolling-shutter",
     "weak-support",
 ]
 """Kind of a notice; the docstring of `Notice` explains each code."""
@@ -42,8 +43,9 @@ class Notice:
     - `implausible-focal-length`: Ordinary lenses do not have this focal length.
     - `exif-focal-length`: The estimated focal length differs greatly from the EXIF data.
     - `mixed-cameras`: Some images were cropped, zoomed or taken with another lens.
-    - `separated-cameras`: Images of the same size did not fit one focal length and got several cameras.
+    - `separated-cameras`: Images of one size do not fit one focal length and were assigned several cameras.
     - `uncertain-poses`: The observations are too noisy or too few for accurate poses.
+    - `rolling-shutter`: The cameras moved while the rows of their images were read.
     - `weak-support`: Few images or few points support the result.
     """
 
@@ -64,9 +66,9 @@ class Doubts:
     """Square root of the fraction of pairs that contradict the cameras, among the pairs with at least
     `EvidenceOptions.min_num_matches` matches."""
     missing_points: float
-    """Square root of the fraction of image pairs in which most of the expected points are missing. Points of
-    the first image are expected if they should be visible in the second image, and missing if they are not
-    observed there."""
+    """Square root of the fraction of ordered image pairs in which most of the expected points are missing.
+    Points of the first image are expected if they should be visible in the second image. They are missing if
+    the second image seems to show something else in their place."""
     second_motions: float
     """Fraction of pairs whose matches support a second epipolar geometry, among the pairs with at least
     `EvidenceOptions.min_num_matches` matches."""

@@ -92,8 +92,8 @@ def _depth_maps(
 ) -> list[InverseDepthMap]:
     """Compute one depth map per view from the optical flow between the view and its source views.
 
-    Each pair of a view and a source view contributes to the depth maps of both views. Pairs in which a view
-    has too few track points are skipped.
+    A pair of a view and its source view contributes to the depth maps of both. Pairs are skipped if one of
+    the two views has too few track points.
 
     Args:
         pool: Threads for the computation.

@@ -19,7 +19,14 @@ from nope_splat.depth import DepthMap, depth_edges, fit_scale_shift
 from nope_splat.geometry.camera import Camera
 from nope_splat.seeding.fusion import InverseDepthMap, fuse_depth_maps, violates_free_space
 from nope_splat.seeding.settings import SeedSettings
-from nope_splat.seeding.view import Float32Array, ReadImage, SeedingView, load_view, pixel_centers
+from nope_splat.seeding.view import (
+    Float32Array,
+    ReadImage,
+    SeedingView,
+    load_view,
+    pinhole_camera,
+    pixel_centers,
+)
 from nope_splat.sfm import Reconstruction
 
 logger = logging.getLogger(__name__)
@@ -54,8 +61,8 @@ def seeds_from_depth(
 
     Args:
         scene: The reconstruction, with undistorted cameras.
-        distorted_cameras: The K cameras (intrinsics) of the original images, with radial distortion, in the
-            order of `scene.cameras`. The depth maps cover the original images, not the undistorted images.
+        distorted_cameras: The K cameras (intrinsics) of the original images, with distortion, in the order of
+            `scene.cameras`. The depth maps cover the original images, not the undistorted images.
         depth_maps: Depth maps of registered training images, by image index.
         read: Function that reads an image at a given size (see `ReadImage`).
         settings: Image size, cell size and fusion thresholds; default settings if None.
@@ -77,7 +84,8 @@ def seeds_from_depth(
         view = load_view(scene, image_id, read, settings.max_image_size)
         size = scene.image_sizes[image_id]
         centers = pixel_centers(view.shape) * (size / view.shape[::-1])
-        xy = camera.project(scene.camera_of(image_id).unproject(centers, size), size)
+        pinhole = pinhole_camera(scene.camera_of(image_id))
+        xy = camera.project(pinhole.unproject(centers, size), size)
         depth = np.where(view.mask, aligned.sample(xy), np.nan)
         views.append(view)
         depths.append(np.where(depth > view.near_plane, depth, np.nan))
@@ -137,7 +145,7 @@ def _align_depth_map(
 
     Args:
         scene: The reconstruction, with undistorted cameras.
-        camera: Intrinsics of the original image, with radial distortion. The depth map covers this image.
+        camera: Intrinsics of the original image, with distortion. The depth map covers this image.
         image_id: Index of the image.
         depth_map: Depth map of the image.
 
@@ -146,11 +154,11 @@ def _align_depth_map(
         points of the image.
     """
     observations = scene.observations
-    in_image = observations.image_ids == image_id
+    depth = scene.points_in_cameras(observations)[:, 2]
+    in_image = (observations.image_ids == image_id) & (depth > 0)
     size = scene.image_sizes[image_id]
     xy = camera.project(scene.camera_of(image_id).unproject(observations.xy[in_image], size), size)
-    depth = scene.points_in_cameras(observations)[in_image, 2]
-    fit = fit_scale_shift(depth_map.sample(xy), depth, depth_map.kind)
+    fit = fit_scale_shift(depth_map.sample(xy), depth[in_image], depth_map.kind)
     if fit is None:
         return None
     values = fit.depth(depth_map.values.astype(np.float64))

@@ -13,7 +13,7 @@ from nope_splat.seeding.view import Float32Array, SeedingView
 
 
 class InverseDepthMap(NamedTuple):
-    """Inverse depth of each pixel of an image, with the number of source views that confirm the depth."""
+    """Inverse depth of each pixel of an image, and the number of source views that agree on it."""
 
     values: Float32Array
     """Inverse depth of each pixel, in inverse world units; undefined where `num_consistent` is zero.
@@ -37,10 +37,11 @@ class FusedPoints(NamedTuple):
 def fuse_depth_maps(
     views: list[SeedingView], depth_maps: list[InverseDepthMap], cell_size: int, config: FusionConfig
 ) -> FusedPoints:
-    """Create at most one point per image cell, without duplicates of surfaces that several views show.
+    """Fuse the depth maps of all views into one point cloud, with at most one point per cell of each view.
 
-    Views are processed in order of decreasing number of pixels with known depth. A cell gets no point if the
-    surface in the cell already has a point from an earlier view.
+    Each view is divided into square cells. Views are processed one after the other, starting with the view
+    that has the most pixels with known depth. A cell gets no point if the surface that it shows already has a
+    point from an earlier view.
 
     Args:
         views: The views.
@@ -73,12 +74,13 @@ def fuse_depth_maps(
 def _best_pixels(
     num_consistent: NDArray[np.int64], cell_size: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Select the best pixel of each cell: the pixel with the most consistent source views.
+    """Select the pixel of each cell on whose depth the most source views agree.
 
-    Among pixels with equally many consistent views, the pixel nearest to the center of the cell is selected.
+    Among pixels with equally many such views, the pixel nearest to the center of the cell is selected.
 
     Args:
-        num_consistent: Number of consistent source views of each pixel, zero for unknown depth. (H, W).
+        num_consistent: Number of source views that agree on the depth of each pixel; zero if the depth is
+            unknown. (H, W).
         cell_size: Width and height of a cell in pixels.
 
     Returns:

@@ -42,9 +42,9 @@ class InterpolationConfig:
     deviation s of the inverse depths of its neighbors. The point is removed if |q - m| is at least
     `max_deviation_mads` s + `max_relative_deviation` m. Smaller values remove more points."""
     max_relative_deviation: Annotated[float, NOT_NEGATIVE] = 0.05
-    """Tolerance in addition to `max_deviation_mads`: the inverse depth of a track point may always differ
-    from the median of its neighbors by this fraction of the median. The tolerance prevents the removal of
-    points whose neighbors have nearly equal depths."""
+    """Part of the outlier threshold of `max_deviation_mads` that is proportional to the median inverse depth
+    of the neighbors, as a fraction of this median. It prevents the removal of points whose neighbors have
+    nearly equal depths."""
     grid_spacing: Annotated[int, COUNT] = 4
     """Spacing, in pixels, of the grid on which the triangulation is evaluated; larger values are faster but
     less precise."""
@@ -78,12 +78,12 @@ class FusionConfig:
     """Fusion of the depth maps of all images into one point cloud."""
 
     max_depth_error: Annotated[float, POSITIVE] = 0.04
-    """A point from an earlier image lies on the surface of a cell if the inverse depths of point and surface
-    differ by less than this fraction of the surface's inverse depth. A cell whose surface already has a point
-    gets no new point, so larger values give fewer points."""
+    """A cell of an image gets no point if a point from an earlier image already lies on the surface that the
+    cell shows. The point counts as lying on the surface if their inverse depths differ by less than this
+    fraction of the surface's inverse depth, so larger values give fewer points."""
     free_space_factor: Annotated[float, Ge(1)] = 1.05
-    """A point violates the free space of a view if its inverse depth is larger than this factor times the
-    inverse depth of the surface behind it; larger factors remove fewer points."""
+    """A point violates the free space of a view, between the camera and the surface, if its inverse depth is
+    larger than this factor times the inverse depth of the surface; larger factors remove fewer points."""
     min_num_consistent: Annotated[int, COUNT] = 2
     """A surface is confirmed if at least this number of source views agree on its depth. Only confirmed
     surfaces are used to detect points in free space, so larger values remove fewer points."""

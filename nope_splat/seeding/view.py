@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from nope_splat.geometry.camera import NO_DISTORTION, Camera
 from nope_splat.geometry.projection import project, unproject
 from nope_splat.sfm import Reconstruction
 
 Float32Array = NDArray[np.float32]
 
 ReadImage = Callable[[int, tuple[int, int]], tuple[NDArray[np.uint8], NDArray[np.bool_] | None]]
-"""Function that reads an undistorted image, given the image's index and the output size (width, height) in
-pixels. It returns RGB values (H, W, 3) and a mask (H, W) that is True for valid pixels, or None instead of a
-mask if all pixels are valid."""
+"""Function that reads an image as the camera `pinhole_camera` would have taken it, given the image's index
+and the output size (width, height) in pixels. It returns RGB values (H, W, 3) and a mask (H, W) that is True
+for valid pixels, or None instead of a mask if all pixels are valid."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,17 @@ class SeedingView:
         """
         camera = self.rays(xy).astype(np.float64) / inverse_depth[:, None]
         return (camera - self.t_camera_world) @ self.R_camera_world
+
+
+def pinhole_camera(camera: Camera) -> Camera:
+    """Return the pinhole camera with the focal length and principal point of a camera.
+
+    In images of fisheye lenses, it shows only the central part.
+
+    Args:
+        camera: Intrinsics, with any projection and distortion.
+    """
+    return replace(camera, distortion=NO_DISTORTION, is_fisheye=False)
 
 
 def load_view(scene: Reconstruction, image_id: int, read: ReadImage, max_size: int) -> SeedingView:

@@ -15,7 +15,7 @@ def select_source_views(
     max_num_views: int,
     config: ViewSelectionConfig | None = None,
 ) -> list[NDArray[np.int64]]:
-    """Select source views for every image by the number of shared track points.
+    """Select, for every image, the source views that share the most track points with the image.
 
     Shared points count less if their triangulation angle is too small or too large (see
     `ViewSelectionConfig`).

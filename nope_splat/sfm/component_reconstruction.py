@@ -12,7 +12,7 @@ from nope_splat.sfm.initialization.start import Start
 from nope_splat.sfm.known_cameras import prefer_known_cameras
 from nope_splat.sfm.options import SfmOptions
 from nope_splat.sfm.problem import SfmProblem
-from nope_splat.sfm.result import focal_uncertainty
+from nope_splat.sfm.reliability.camera_precision import CameraPrecision
 from nope_splat.sfm.retriangulation import rebuild_tracks
 from nope_splat.sfm.state import SfmState
 from nope_splat.sfm.two_view_geometry import TwoViews
@@ -56,8 +56,7 @@ def reconstruct_determined_cameras(
         NopeSplatError: If fewer than two images can be registered.
     """
     component, problem, registered = reconstruct_first_component(whole, components, options)
-    uncertainty = focal_uncertainty(registered.state, options.mapper)
-    if not problem.priors.fix_focal and needs_fixed_focal(problem, uncertainty):
+    if not problem.priors.fix_focal and needs_fixed_focal(problem, registered.state):
         registered = reconstruct_component(problem.with_fixed_focal(), options)
         if registered is None:
             raise no_initialization(options, has_parallax=True)
@@ -180,7 +179,7 @@ def _better(best: RegisteredComponent | None, candidate: RegisteredComponent) ->
     return candidate
 
 
-def needs_fixed_focal(problem: SfmProblem, uncertainty: float) -> bool:
+def needs_fixed_focal(problem: SfmProblem, state: SfmState) -> bool:
     """Decide whether the reconstruction must be repeated with a fixed focal length.
 
     Three conditions must hold:
@@ -192,8 +191,10 @@ def needs_fixed_focal(problem: SfmProblem, uncertainty: float) -> bool:
 
     Args:
         problem: Matches and priors of one connected component.
-        uncertainty: Standard deviation of the focal length, divided by the focal length.
+        state: The refined state.
     """
-    priors = problem.priors
-    can_fix = priors.known_cameras is None and (problem.is_planar or priors.initial_focal is not None)
-    return can_fix and uncertainty > problem.options.refinement.max_focal_uncertainty / 3
+    priors, options = problem.priors, problem.options
+    if priors.known_cameras is not None or not (problem.is_planar or priors.initial_focal is not None):
+        return False
+    precision = CameraPrecision.of(state, options.ba_device)
+    return precision.focal_uncertainty > options.refinement.max_focal_uncertainty / 3

@@ -129,7 +129,7 @@ class KnownCameras:
             by_image[:, 1:3] = rotate(to_sensor, by_image[:, 1:3])
             by_image[:, 3:9] = turn_distortion(by_image[:, 3:9], to_sensor)
             is_unknown = ~turns[images].any((1, 2))
-            by_image[np.ix_(is_unknown, [1, 2, 7, 8])] = np.nan
+            by_image[is_unknown, 1:3] = by_image[is_unknown, 7:9] = np.nan
         intrinsics = np.tile(_medians(by_image), (int(camera_ids.max()) + 1, 1))
         for camera_id in np.unique(camera_ids[images]):
             intrinsics[camera_id] = _medians(by_image[camera_ids[images] == camera_id])

@@ -12,8 +12,8 @@ from scipy.sparse.csgraph import connected_components
 
 from nope_splat.geometry.camera import Camera
 from nope_splat.geometry.distortion import turn_distortion
-from nope_splat.geometry.epipolar import essential_matrix, sampson_errors
-from nope_splat.geometry.projection import MIN_DEPTH, LensModel, perspective, unproject
+from nope_splat.geometry.epipolar import essential_matrix, ray_errors, sampson_errors
+from nope_splat.geometry.projection import MIN_DEPTH, LensModel, perspective, project, unproject
 from nope_splat.geometry.rigid import invert, rotate, rotation_angle
 from nope_splat.matching import PairMatches
 from nope_splat.sfm.known_cameras import KnownCameras
@@ -21,6 +21,7 @@ from nope_splat.sfm.mapper_options import KnownCamerasOptions
 from nope_splat.sfm.pose_estimation import estimate_relative_pose
 from nope_splat.sfm.pose_options import RelativePoseOptions
 from nope_splat.sfm.problem import SfmProblem
+from nope_splat.sfm.triangulation import angles_between
 from nope_splat.utils.typing import Array, Indices, Mask
 
 
@@ -34,7 +35,8 @@ class PairRays:
     """Index of the second image."""
     rays: tuple[Array, Array]
     """Undistorted viewing rays of the matched keypoints in the first and in the second image, in the
-    coordinates of the respective camera, scaled to z = 1. (M, 3) each."""
+    coordinates of the respective camera: points with z = 1 or, if `is_fisheye`, of any length. (M, 3)
+    each."""
     focals: tuple[float, float]
     """Focal lengths of the first and of the second camera, in pixels at keypoint detection resolution."""
     max_error: float
@@ -42,6 +44,8 @@ class PairRays:
     resolution."""
     options: RelativePoseOptions
     """Options for estimating the relative pose from the matches."""
+    is_fisheye: bool = False
+    """Whether at least one of the two cameras has a fisheye lens."""
 
     def agreement(self, T_second_first: Array) -> float:
         """Compute the fraction of the matches that agree with a relative pose.
@@ -49,7 +53,7 @@ class PairRays:
         Args:
             T_second_first: Transform from the first to the second camera (OpenCV axes). (4, 4).
         """
-        errors = match_errors(T_second_first, *self.rays, *self.focals)
+        errors = match_errors(T_second_first, self.rays, self.focals, self.is_fisheye)
         return float(np.mean(errors <= self.max_error))
 
     @cached_property
@@ -58,15 +62,11 @@ class PairRays:
 
         Its translation has length one.
         """
+        first, second = (Camera(focal, is_fisheye=self.is_fisheye) for focal in self.focals)
         rays_first, rays_second = self.rays
-        focal_first, focal_second = self.focals
-        return estimate_relative_pose(
-            focal_first * rays_first[:, :2],
-            focal_second * rays_second[:, :2],
-            Camera(focal_first),
-            Camera(focal_second),
-            self.options,
-        ).T
+        xy_first = project(rays_first, first.focal, first.lens)
+        xy_second = project(rays_second, second.focal, second.lens)
+        return estimate_relative_pose(xy_first, xy_second, first, second, self.options).T
 
     @cached_property
     def estimated_pose_agreement(self) -> float:
@@ -75,7 +75,7 @@ class PairRays:
 
 
 def match_errors(
-    T_second_first: Array, rays_first: Array, rays_second: Array, focal_first: float, focal_second: float
+    T_second_first: Array, rays: tuple[Array, Array], focals: tuple[float, float], is_fisheye: bool = False
 ) -> Array:
     """Compute the errors of matches under a relative pose.
 
@@ -85,20 +85,23 @@ def match_errors(
 
     Args:
         T_second_first: Transform from the first to the second camera (OpenCV axes). (4, 4).
-        rays_first: Viewing rays in the coordinates of the first camera, scaled to z = 1. (M, 3).
-        rays_second: Viewing rays in the coordinates of the second camera, scaled to z = 1. (M, 3).
-        focal_first: Focal length of the first camera, in pixels at keypoint detection resolution.
-        focal_second: Focal length of the second camera, in pixels at keypoint detection resolution.
+        rays: Viewing rays in the coordinates of the first and of the second camera: points with z = 1 or, for
+            fisheye lenses, of any length. (M, 3) each.
+        focals: Focal lengths of both cameras, in pixels at keypoint detection resolution.
+        is_fisheye: Whether at least one of the two cameras has a fisheye lens.
 
     Returns:
         Error of each match, in pixels at keypoint detection resolution. (M,).
     """
-    errors = sampson_errors(
-        rays_first, rays_second, essential_matrix(T_second_first), focal_first, focal_second
-    )
+    (rays_first, rays_second), focal = rays, focals[1]
     rotated, translation = rays_first @ T_second_first[:3, :3].T, T_second_first[:3, 3]
-    at_infinity = perspective(rotated, focal_second, MIN_DEPTH)
-    distances = np.linalg.norm(at_infinity - focal_second * rays_second[:, :2], axis=1)
+    if is_fisheye:
+        errors = ray_errors(*rays, essential_matrix(T_second_first), *focals)
+        distances = focal * np.radians(angles_between(rotated, rays_second))
+    else:
+        errors = sampson_errors(*rays, essential_matrix(T_second_first), *focals)
+        at_infinity = perspective(rotated, focal, MIN_DEPTH)
+        distances = np.linalg.norm(at_infinity - focal * rays_second[:, :2], axis=1)
     # The depths d and e of the midpoint minimize |d rotated + translation - e rays_second|.
     dot = np.einsum("mi,mi->m", rotated, rays_second)
     squares_first, squares_second = (np.einsum("mi,mi->m", rays, rays) for rays in (rotated, rays_second))
@@ -153,6 +156,7 @@ def pair_rays(problem: SfmProblem, known: KnownCameras) -> list[PairRays]:
                 max_num_trials=options.max_num_trials,
                 random_seed=problem.seed,
             ),
+            is_fisheye=bool(known.is_fisheye[cameras].any()),
         )
 
     return [

@@ -131,6 +131,9 @@ class GlobalRefinementOptions:
     """Distortion terms are significant if the probability that the observations deviate as much without these
     terms is below this value. Tangential terms are refined only if they are significant, and radial terms,
     too, if `refine_extra_params` is None."""
+    min_fisheye_distortion: Annotated[float, POSITIVE_SHARE] = 0.05
+    """A fisheye lens is tried for cameras whose radial distortion displaces the corners of a photo by more
+    than this fraction of the distance between corner and center."""
     min_same_lens_probability: Annotated[float, SHARE] = 0.01
     """Cameras whose photos have the same size share a lens and differ only by a digital zoom, unless the
     difference of their distortion and principal points would be less probable than this."""

@@ -94,11 +94,10 @@ def estimate_relative_pose(
         `success` is False if there are no inliers.
     """
     if camera_first.is_fisheye or camera_second.is_fisheye:
-        rays = (
-            camera.unproject(xy, np.zeros(2, np.int64))
-            for xy, camera in ((xy_first, camera_first), (xy_second, camera_second))
-        )
-        T, inliers = relative_pose_from_rays(*rays, (camera_first.focal, camera_second.focal), options)
+        center, focals = np.zeros(2, np.int64), (camera_first.focal, camera_second.focal)
+        rays_first = camera_first.unproject(xy_first, center)
+        rays_second = camera_second.unproject(xy_second, center)
+        T, inliers = relative_pose_from_rays(rays_first, rays_second, focals, options)
         return EstimatedPose(T, inliers, bool(inliers.any()))
     pose, info = poselib.estimate_relative_pose(
         xy_first,

@@ -9,6 +9,10 @@ from functools import cached_property
 import numpy as np
 
 from nope_splat.depth import DepthMap
+from nope_splat.geometry.camera import Camera
+from nope_splat.geometry.distortion import NUM_TERMS
+from nope_splat.geometry.division import DivisionLens
+from nope_splat.geometry.projection import LensModel
 from nope_splat.matching import Keypoints, PairMatches, Pointmaps
 from nope_splat.scene.stationary import StationaryPixels
 from nope_splat.scene.tracks import Tracks
@@ -137,6 +141,44 @@ class SfmProblem:
             for image_id, keypoints in enumerate(self.keypoints)
         ]
 
+    @cached_property
+    def pinhole_keypoints(self) -> list[Array]:
+        """Keypoints of each image where a pinhole camera would see them. (K, 2) each.
+
+        They differ from `centered_keypoints` for wide-angle lenses only, where points that a pinhole camera
+        cannot show are NaN. They are relative to the image center, in pixels at keypoint detection
+        resolution.
+        """
+        return [
+            DivisionLens(tuple(size.tolist()), keypoints.division).pinhole_pixels(keypoints.xy) / pixel_size
+            if keypoints.division
+            else xy
+            for keypoints, xy, size, pixel_size in zip(
+                self.keypoints,
+                self.centered_keypoints,
+                self.camera_groups.sizes,
+                self.camera_groups.pixel_sizes,
+                strict=True,
+            )
+        ]
+
+    def initial_lenses(self, focals: Array) -> LensModel:
+        """Return the initial lens of each of the K cameras: fisheye lenses for wide-angle images.
+
+        Args:
+            focals: Focal length of each camera, in pixels at keypoint detection resolution. (K,).
+        """
+        groups = self.camera_groups
+        distortion, is_fisheye = np.zeros((len(focals), NUM_TERMS)), np.zeros(len(focals), bool)
+        for image_id, keypoints in enumerate(self.keypoints):
+            camera = groups.camera_ids[image_id]
+            if keypoints.division and not is_fisheye[camera]:
+                is_fisheye[camera] = True
+                lens = DivisionLens(tuple(groups.sizes[image_id].tolist()), keypoints.division)
+                focal = float(focals[camera] * groups.pixel_sizes[image_id])
+                distortion[camera, :2] = lens.fisheye_terms(focal)
+        return LensModel(distortion, is_fisheye)
+
     @property
     def initial_focals(self) -> Array | None:
         """Focal length given by the user, for each camera; None if not given. (K,).
@@ -205,9 +247,16 @@ class SfmProblem:
         Returns:
             Relative poses and inlier matches by pair; pairs with too few inliers are omitted.
         """
-        image_focals = focals[self.camera_groups.camera_ids]
+        lenses = self.initial_lenses(focals)
+        cameras = [
+            Camera(focal, distortion=tuple(terms), is_fisheye=is_fisheye)
+            for focal, terms, is_fisheye in zip(
+                focals.tolist(), lenses.distortion.tolist(), lenses.is_fisheye.tolist(), strict=True
+            )
+        ]
+        of_images = [cameras[camera] for camera in self.camera_groups.camera_ids]
         return relative_poses(
-            self.centered_keypoints, self.pairs, image_focals, self.seed, self.options.two_view
+            self.centered_keypoints, self.pairs, of_images, self.seed, self.options.two_view
         )
 
     def initial_state(self, tracks: Tracks, focals: Array) -> SfmState:
@@ -217,7 +266,7 @@ class SfmProblem:
             tracks: Tracks in full-resolution pixels.
             focals: Focal length of each camera, in pixels at keypoint detection resolution. (K,).
         """
-        return SfmState.from_tracks(
+        state = SfmState.from_tracks(
             tracks,
             self.camera_groups,
             focals,
@@ -225,6 +274,8 @@ class SfmProblem:
             self.focal_prior(focals, self.options.focal.max_exif_ratio),
             self.options.intrinsics_prior,
         )
+        state.distortion, state.is_fisheye = self.initial_lenses(focals)
+        return state
 
     @cached_property
     def is_planar(self) -> bool:
@@ -238,7 +289,7 @@ class SfmProblem:
             return False
         options, focal_options = self.options.degeneracy, self.options.focal
         rotates = [
-            is_pure_rotation(self.centered_keypoints, pairs, longer_side, options, focal_options)
+            is_pure_rotation(self.pinhole_keypoints, pairs, longer_side, options, focal_options)
             for pairs, longer_side in zip(
                 pairs_by_camera(self.pairs, self.camera_groups),
                 self.camera_groups.longer_sides.tolist(),

@@ -15,7 +15,7 @@ import numpy as np
 import poselib
 from scipy.optimize import least_squares
 
-from nope_splat.geometry.epipolar import essential_matrix, ray_errors
+from nope_splat.geometry.epipolar import essential_matrix, ray_errors, signed_ray_errors
 from nope_splat.geometry.rigid import move_poses, rigid, transform
 from nope_splat.geometry.robust import cauchy_weight
 from nope_splat.sfm.pose_options import AbsolutePoseOptions, RelativePoseOptions
@@ -97,7 +97,7 @@ def relative_pose_from_rays(
             return pose
 
         def residuals(step: Array) -> Array:
-            return ray_errors(first, second, essential_matrix(moved(step)), *focals)
+            return signed_ray_errors(first, second, essential_matrix(moved(step)), *focals)
 
         result = least_squares(
             residuals, np.zeros(5), loss="cauchy", f_scale=options.loss_scale, max_nfev=NUM_REFINEMENT_STEPS

@@ -14,7 +14,6 @@ from nope_splat.io.images import ImageFolder, read_image
 from nope_splat.scene.reconstruction import Reconstruction
 from nope_splat.scene.tracks import MatchGraph, Observations
 from nope_splat.sfm.camera_groups import CameraGroups
-from nope_splat.sfm.mapper_options import MapperOptions
 from nope_splat.sfm.problem import SfmProblem
 from nope_splat.sfm.state import SfmState
 from nope_splat.utils.typing import Indices, Mask
@@ -122,23 +121,6 @@ def point_colors(
         total[observations.point_ids[in_image]] += image[row.clip(0, height - 1), column.clip(0, width - 1)]
     count = np.bincount(observations.point_ids, minlength=len(reconstruction.points))
     return np.rint(total / np.maximum(count, 1)[:, None]).astype(np.uint8)
-
-
-def focal_uncertainty(state: SfmState, options: MapperOptions) -> float:
-    """Estimate the relative standard deviation of the focal length.
-
-    Principal points and distortions that were refined count as unknown.
-
-    Args:
-        state: The refined state.
-        options: Options of bundle adjustment.
-
-    Returns:
-        Standard deviation divided by the focal length, the largest value if there are several cameras; zero
-        if the focal length is fixed, infinite if the observations do not constrain the cameras.
-    """
-    has_offset = np.any(state.offset, axis=1)
-    return state.focal_uncertainty(has_offset, state.distortion != 0, options.ba_device)
 
 
 def log_summary(reconstruction: Reconstruction) -> None:

@@ -34,10 +34,10 @@ def rebuild_tracks(state: SfmState, problem: SfmProblem, extra: Sequence[PairMat
         A state with the same poses and intrinsics, and with new tracks and points.
     """
     max_error = problem.options.re_max_epipolar_error
-    confirmed = list(extra)
+    confirmed, rays = list(extra), keypoint_rays(state, problem)
     for pair in problem.pairs:
         if state.registered[[pair.first, pair.second]].all():
-            is_inlier = epipolar_errors(state, problem.centered_keypoints, pair) < max_error
+            is_inlier = epipolar_errors(state, rays, pair) < max_error
             confirmed.append(replace(pair, indices=pair.indices[is_inlier]))
     tracks = build_tracks(problem.keypoints, confirmed)
     rebuilt = SfmState.from_tracks(
@@ -57,22 +57,31 @@ def rebuild_tracks(state: SfmState, problem: SfmProblem, extra: Sequence[PairMat
     return rebuilt
 
 
-def epipolar_errors(
-    state: SfmState, centered_keypoints: Sequence[Array], pair: PairMatches
-) -> NDArray[np.floating]:
+def keypoint_rays(state: SfmState, problem: SfmProblem) -> list[Array]:
+    """Compute the viewing rays of all keypoints of each image.
+
+    Args:
+        state: State with intrinsics.
+        problem: Keypoints of the images.
+
+    Returns:
+        Undistorted rays in camera coordinates, scaled to z = 1. (K, 3) for each image.
+    """
+    return [state.rays(xy, image_id) for image_id, xy in enumerate(problem.centered_keypoints)]
+
+
+def epipolar_errors(state: SfmState, rays: Sequence[Array], pair: PairMatches) -> NDArray[np.floating]:
     """Compute the Sampson errors of the matches of two registered images.
 
     Args:
         state: State in which both images have a pose.
-        centered_keypoints: Keypoints of each image relative to the image center, in pixels at keypoint
-            detection resolution. (K, 2) each.
+        rays: Rays of each image's keypoints, from `keypoint_rays`. (K, 3) each.
         pair: Matches of the two images.
 
     Returns:
         Error of each match, in pixels at keypoint detection resolution. (M,).
     """
-    first = state.rays(centered_keypoints[pair.first][pair.indices[:, 0]], pair.first)
-    second = state.rays(centered_keypoints[pair.second][pair.indices[:, 1]], pair.second)
+    first, second = rays[pair.first][pair.indices[:, 0]], rays[pair.second][pair.indices[:, 1]]
     focal_first, focal_second = state.focal[state.camera_ids[[pair.first, pair.second]]]
     relative = state.T_camera_world[pair.second] @ invert(state.T_camera_world[pair.first])
     cameras = state.camera_ids[[pair.first, pair.second]]

@@ -17,7 +17,7 @@ from nope_splat.geometry.robust import RAYLEIGH_MEDIAN
 from nope_splat.scene.tracks import Tracks
 from nope_splat.sfm.bundle_adjustment.options import BundleAdjustmentOptions
 from nope_splat.sfm.bundle_adjustment.problem import BundleProblem
-from nope_splat.sfm.bundle_adjustment.solver import BundleResult, bundle_adjust, intrinsics_covariance
+from nope_splat.sfm.bundle_adjustment.solver import BundleResult, bundle_adjust
 from nope_splat.sfm.camera_groups import CameraGroups
 from nope_splat.sfm.mapper_options import IntrinsicsPriorOptions
 from nope_splat.utils.typing import Array, Indices, Mask
@@ -192,14 +192,18 @@ class SfmState:
         return self.intrinsics_prior.principal_point_sigma_ratio * self.longer_sides
 
     @property
+    def corner_radii(self) -> Array:
+        """Distance of the image corners from the image center, divided by the focal length. (K,)."""
+        return self._largest(np.linalg.norm(self.half_size, axis=1)) / self.focal
+
+    @property
     def distortion_sigma(self) -> Array:
         """Standard deviations of the priors on the distortion coefficients of each camera. (K, 6).
 
         At one standard deviation, each radial term displaces the image corner equally, and the tangential
         terms displace it by a fraction of that.
         """
-        corner = self._largest(np.linalg.norm(self.half_size, axis=1)) / self.focal
-        prior = self.intrinsics_prior
+        corner, prior = self.corner_radii, self.intrinsics_prior
         share = np.where(self.is_fisheye, prior.fisheye_distortion_sigma, prior.corner_distortion_sigma)
         radial = share[:, None] / corner[:, None] ** np.array([2, 4, 6, 8])
         tangential = prior.tangential_distortion_sigma / (3 * corner[:, None]) * np.ones(2)
@@ -353,7 +357,7 @@ class SfmState:
         if len(used) < options.min_num_observations:
             return None
         problem = self._bundle_problem(used, free_images, options)
-        result = bundle_adjust(problem, options.max_iterations, options.tolerance)
+        result = bundle_adjust(problem, options.max_iterations, options.tolerance, options.clear_cost)
         adjusted = result.problem
         self.T_camera_world[np.unique(self.image_ids[used])] = adjusted.T_camera_world.cpu().numpy()
         self.points[np.unique(self.track_ids[used])] = adjusted.points.cpu().numpy()
@@ -411,34 +415,3 @@ class SfmState:
             ),
             is_fisheye=tensor(self.is_fisheye) if self.is_fisheye.any() else None,
         )
-
-    def focal_uncertainty(
-        self, refine_principal_point: Mask, refine_extra_params: Mask, device: str = "cpu"
-    ) -> float:
-        """Estimate the relative standard deviation of the focal length from the current reprojection errors.
-
-        With several cameras, the result is the largest value among cameras with a registered image.
-
-        Args:
-            refine_principal_point: Whether each camera's principal point counts as unknown. (K,).
-            refine_extra_params: Whether each distortion coefficient of each camera counts as unknown.
-                (K, 6).
-            device: PyTorch device for the computation.
-
-        Returns:
-            Standard deviation divided by the focal length; zero if the focal length is fixed, infinite if the
-            observations do not constrain the cameras.
-        """
-        result = self.bundle_adjust(
-            BundleAdjustmentOptions(
-                refine_principal_point=refine_principal_point,
-                refine_extra_params=refine_extra_params,
-                max_iterations=0,
-                device=device,
-            )
-        )
-        covariance = None if result is None else intrinsics_covariance(result.problem)
-        if result is None or covariance is None:
-            return float("inf")
-        variances = covariance.diagonal().cpu().numpy().reshape(len(self.focal), -1)[:, 0]
-        return result.noise * float(variances[self.camera_ids[self.registered]].max()) ** 0.5

@@ -53,10 +53,11 @@ def _largest_last(rays: Array, rows: Array) -> tuple[Array, Array]:
     Returns:
         Rays (n, 3) and rows (n, 3, 4), in the same order of axes. Rays near the optical axis are unchanged.
     """
-    last = np.where(np.abs(rays[:, 2]) > 0.1 * np.linalg.norm(rays, axis=1), 2, np.abs(rays).argmax(1))
+    is_forward = np.abs(rays[:, 2]) > 0.1 * np.linalg.norm(rays, axis=1)
+    last: Indices = np.where(is_forward, 2, np.abs(rays).argmax(1)).astype(np.int64)
     if (last == 2).all():
         return rays, rows
-    order = (last[:, None] + [1, 2, 3]) % 3
+    order = (last[:, None] + np.array([1, 2, 3])) % 3
     return np.take_along_axis(rays, order, 1), np.take_along_axis(rows, order[:, :, None], 1)
 
 

@@ -30,7 +30,8 @@ class TwoView:
     """Transform from the first to the second camera (OpenCV axes), with a translation of length one.
     (4, 4)."""
     depths: Array
-    """Depth of each match in the first and in the second camera, in units of the baseline. (M, 2)."""
+    """Depth of each match in the first and in the second camera, in units of the baseline (see
+    `depth_along`). (M, 2)."""
     angle: float
     """Median triangulation angle of the matches, in degrees."""
 
@@ -61,7 +62,7 @@ TwoViews = dict[tuple[int, int], TwoView]
 def relative_poses(
     centered_keypoints: Sequence[Array],
     pairs: Sequence[PairMatches],
-    focals: Array,
+    cameras: Sequence[Camera],
     seed: int = 0,
     options: TwoViewPoseOptions = TwoViewPoseOptions(),
 ) -> TwoViews:
@@ -71,7 +72,8 @@ def relative_poses(
         centered_keypoints: Keypoints of each image relative to the image center, in pixels at keypoint
             detection resolution. (K, 2) each.
         pairs: Verified matches of each image pair.
-        focals: Focal length of each image, in pixels at keypoint detection resolution. (N,).
+        cameras: Intrinsics of each image, in pixels at keypoint detection resolution, with principal points
+            at the image center.
         seed: Random seed of RANSAC.
         options: Maximum epipolar error, and minimum number of inliers.
 
@@ -80,7 +82,7 @@ def relative_poses(
     """
 
     def estimate(pair: PairMatches) -> TwoView | None:
-        return _relative_pose(centered_keypoints, pair, focals, seed, options)
+        return _relative_pose(centered_keypoints, pair, cameras, seed, options)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return {
@@ -90,10 +92,24 @@ def relative_poses(
         }
 
 
+def depth_along(rays: Array, points_camera: Array, is_fisheye: bool) -> Array:
+    """Compute the depths of points: along the optical axis or, for fisheye lenses, along their rays.
+
+    Args:
+        rays: Viewing rays in camera coordinates (OpenCV axes); unit vectors for fisheye lenses. (n, 3).
+        points_camera: Points in camera coordinates. (n, 3).
+        is_fisheye: Whether the projection of the lens is equidistant instead of perspective.
+
+    Returns:
+        Depths, negative for points behind the camera or opposite to their ray. (n,).
+    """
+    return np.einsum("ni,ni->n", rays, points_camera) if is_fisheye else points_camera[:, 2]
+
+
 def _relative_pose(
     centered_keypoints: Sequence[Array],
     pair: PairMatches,
-    focals: Array,
+    cameras: Sequence[Camera],
     seed: int,
     options: TwoViewPoseOptions,
 ) -> TwoView | None:
@@ -102,18 +118,27 @@ def _relative_pose(
     second = centered_keypoints[pair.second][pair.indices[:, 1]]
     if len(first) < options.min_num_inliers:
         return None
-    focal_first, focal_second = focals[[pair.first, pair.second]].tolist()
+    camera_first, camera_second = cameras[pair.first], cameras[pair.second]
     pose = estimate_relative_pose(
         first,
         second,
-        Camera(focal_first),
-        Camera(focal_second),
+        camera_first,
+        camera_second,
         RelativePoseOptions(options.max_epipolar_error, random_seed=seed),
     )
     T_second_first = pose.T
-    rays_first, rays_second = unproject(first, focal_first), unproject(second, focal_second)
+    rays_first, rays_second = (
+        unproject(xy, camera.focal, camera.lens if camera.is_fisheye else None)
+        for xy, camera in ((first, camera_first), (second, camera_second))
+    )
     points = triangulate_two_views(np.eye(4), rays_first, T_second_first, rays_second)
-    depths = np.stack([points[:, 2], transform(T_second_first, points)[:, 2]], axis=1)
+    depths = np.stack(
+        [
+            depth_along(rays_first, points, camera_first.is_fisheye),
+            depth_along(rays_second, transform(T_second_first, points), camera_second.is_fisheye),
+        ],
+        axis=1,
+    )
     is_inlier = pose.inliers & (depths > 0).all(1)
     if is_inlier.sum() < options.min_num_inliers:
         return None

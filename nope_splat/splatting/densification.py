@@ -34,10 +34,10 @@ def max_num_gaussians(num_pixels: int, sh_degree: int = 3) -> int:
 class CappedStrategy(DefaultStrategy):
     """gsplat's `DefaultStrategy` with limits on the number and the size of Gaussians.
 
-    The first `num_fixed` Gaussians are exempt from densification. If the cap on the number allows only some
+    The first `num_fixed` Gaussians are exempt from densification. If the limit on the number allows only some
     Gaussians to be duplicated or split, those with the largest mean image-plane gradients are chosen.
-    Supports gsplat 1.4, where the `radii` of N Gaussians in C cameras have the shape (C, N), and gsplat 1.5,
-    where they have the shape (C, N, 2).
+    Supports gsplat 1.4 and 1.5: for N Gaussians in C cameras, the shape of `radii` is (C, N) in gsplat 1.4,
+    and (C, N, 2) in gsplat 1.5.
     """
 
     num_fixed: int = 0

@@ -1,8 +1,8 @@
 """Depth losses that supervise rendered depth and cameras with monocular depth maps, as pure functions.
 
 The losses follow "NoPe-NeRF: Optimising Neural Radiance Field with No Pose Prior" (arXiv:2212.07388). The
-scale and shift of each depth map are optimized with the scene. "Prior" means a monocular depth map. Camera
-coordinates have OpenCV axes; the center of the first pixel is (0.5, 0.5).
+scale and shift of each depth map are optimized with the scene. Camera coordinates have OpenCV axes; the
+center of the first pixel is (0.5, 0.5).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nope_splat.geometry.projection import project, unproject
+from nope_splat.geometry.projection import LensModel, project, unproject
 from nope_splat.geometry.rigid import transform
 
 
@@ -46,12 +46,19 @@ class ImageView(NamedTuple):
     """Focal lengths along x and y, in pixels of the depth map. (2,)."""
     center: Tensor
     """Principal point (x, y), in pixels of the depth map. (2,)."""
-    radial: Tensor | None = None
-    """Distortion coefficients k1 and k2; None without distortion. (2,)."""
+    lens: LensModel | None = None
+    """Projection and distortion; None for a pinhole camera without distortion."""
 
     def unproject(self, xy: Tensor, depth: Tensor) -> Tensor:
-        """Unproject pixels xy (n, 2) at depths (n,) to points in world coordinates (n, 3)."""
-        in_camera = depth[:, None] * unproject(xy - self.center, self.focal, self.radial)
+        """Unproject pixels xy (n, 2) at depths (n,) to points in world coordinates (n, 3).
+
+        Depth is measured along the optical axis, so that the rays of all pixels must lie in front of the
+        camera.
+        """
+        rays = unproject(xy - self.center, self.focal, self.lens)
+        if self.lens is not None and self.lens.has_fisheye:
+            rays = rays / rays[:, 2:]
+        in_camera = depth[:, None] * rays
         return (in_camera - self.T_camera_world[:3, 3]) @ self.T_camera_world[:3, :3]
 
     def project(self, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,15 +68,15 @@ class ImageView(NamedTuple):
         `DepthLossConfig.min_depth`.
         """
         in_camera = transform(self.T_camera_world, points)
-        xy = project(in_camera, self.focal, self.radial, DEFAULT_LIMITS.min_depth) + self.center
+        xy = project(in_camera, self.focal, self.lens, DEFAULT_LIMITS.min_depth) + self.center
         return xy, in_camera[:, 2]
 
 
 def apply_scale_shift(values: Tensor, correction: Tensor) -> Tensor:
-    """Apply the learned scale and shift to the values of a depth prior: exp(a) v + b.
+    """Apply the learned scale and shift to the values of a monocular depth map: exp(a) v + b.
 
     Args:
-        values: Values v of the prior: depth or inverse depth. (...).
+        values: Values v of the depth map: depth or inverse depth. (...).
         correction: Log scale a and shift b. (2,).
 
     Returns:
@@ -81,13 +88,13 @@ def apply_scale_shift(values: Tensor, correction: Tensor) -> Tensor:
 def corrected_depth(
     values: Tensor, correction: Tensor, inverse: bool, config: DepthLossConfig = DEFAULT_LIMITS
 ) -> tuple[Tensor, Tensor]:
-    """Apply the learned scale and shift to the values of a depth map: exp(a) * values + b.
+    """Convert the values v of a monocular depth map to depth, with the learned scale and shift.
 
-    Inverse depths are inverted afterwards.
+    The depth is exp(a) v + b, or 1 / (exp(a) v + b) if the values are inverse depths.
 
     Args:
-        values: Values of the depth map, depth or inverse depth up to scale and shift; NaN for unknown values.
-            (...).
+        values: Values v of the depth map: depth or inverse depth, up to scale and shift; NaN for unknown
+            values. (...).
         correction: Log scale a and shift b. (2,).
         inverse: Whether the values are inverse depths.
         config: Smallest and largest valid depth.
@@ -113,18 +120,18 @@ def depth_consistency_loss(
     inverse: bool,
     config: DepthLossConfig = DEFAULT_LIMITS,
 ) -> Tensor:
-    """Compute the mean absolute difference between the rendered depth and a depth prior.
+    """Compute the mean absolute difference between the rendered depth and a monocular depth map.
 
-    L_depth = mean |D - (exp(a) v + b)| for depth priors, and mean |1 / D - (exp(a) v + b)| for inverse-depth
-    priors. The difference is computed in the quantity that the network predicts up to scale and shift,
-    because the network's errors in that quantity do not depend on the depth. At depth one, the scene's median
-    depth, the residuals of both forms have the same derivative with respect to D except for the sign.
-    Gaussians, cameras, a and b receive gradients.
+    L_depth = mean |D - (exp(a) v + b)| if the depth map contains depths v, and mean |1 / D - (exp(a) v + b)|
+    if it contains inverse depths v. The difference is computed in the quantity that the network predicts up
+    to scale and shift, because the network's errors in that quantity do not depend on the depth. At depth
+    one, the scene's median depth, the residuals of both forms have the same derivative with respect to D
+    except for the sign. Gaussians, cameras, a and b receive gradients.
 
     Args:
         rendered: Rendered depth D, in world units. (H, W).
         opacity: Rendered opacity, 0 to 1. (H, W).
-        values: Values v of the prior, NaN for unknown values. (H, W).
+        values: Values v of the depth map, NaN for unknown values. (H, W).
         correction: Log scale a and shift b. (2,).
         inverse: Whether the values are inverse depths.
         config: Smallest valid opacity and rendered depth. Pixels at or below one of these limits are ignored.

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nope_splat.geometry.projection import project
+from nope_splat.geometry.projection import is_visible, project
 from nope_splat.geometry.rigid import transform
 from nope_splat.geometry.robust import huber_cost
 from nope_splat.splatting.lens import Lens
@@ -65,16 +65,16 @@ def track_2d_loss(
     """Compute the mean robust reprojection error of the track points.
 
     L_t2d = 1/|O| Σ_(i,j) huber(‖π(T_j X_i) - x_ij‖) over the observations x_ij of point X_i in view j, with
-    the projection π(X) = f (X_x, X_y) / X_z and the world-to-camera transform T_j. Poses, focal lengths and
-    points receive gradients.
+    the projection π(X) = f (X_x, X_y) / X_z, or that of `lens`, and the world-to-camera transform T_j. Poses,
+    focal lengths and points receive gradients.
 
     Args:
         points: Track points X in world coordinates. (P, 3).
         T_camera_world: World-to-camera transforms of the training views. (V, 4, 4).
         focal: Focal lengths in pixels of the full-resolution images. (V,), or () for all views.
-        observations: Observations x of the track points; points behind the camera contribute zero.
-        lens: Learned principal-point offset and distortion of each training view, applied in π; None for a
-            pinhole camera. (V, 2) each.
+        observations: Observations x of the track points; points that the lens cannot show contribute zero.
+        lens: Principal-point offset, projection and distortion of each training view, applied in π; None for
+            pinhole cameras.
         config: Huber threshold δ and near plane.
 
     Returns:
@@ -96,9 +96,9 @@ def track_3d_loss(
 
     L_t3d = 1/|O| Σ_(i,j) huber(f ‖T_j⁻¹ (d_ij K⁻¹ x_ij) - X_i‖): each observation x_ij is unprojected with
     the intrinsic matrix K at the depth d_ij = (T_j X_i)_z of its track point X_i, and should then coincide
-    with X_i. Multiplying the world distance by the focal length f converts it to pixels at depth one, the
-    median depth of the scene, so that the loss has the scale of `track_2d_loss`. Compared with
-    `track_2d_loss`, distant points have more weight.
+    with X_i. For fisheye lenses, d_ij is the distance |T_j X_i| from the camera. Multiplying the world
+    distance by the focal length f converts it to pixels at depth one, the median depth of the scene, so that
+    the loss has the scale of `track_2d_loss`. Compared with `track_2d_loss`, distant points have more weight.
 
     The world distance is the reprojection residual times d_ij / f. If the factor d_ij had a gradient, the
     loss could decrease by shrinking the scene, without a better fit. The factor is therefore treated as
@@ -108,9 +108,9 @@ def track_3d_loss(
         points: Track points X in world coordinates. (P, 3).
         T_camera_world: World-to-camera transforms of the training views. (V, 4, 4).
         focal: Focal lengths in pixels of the full-resolution images. (V,), or () for all views.
-        observations: Observations x of the track points; points behind the camera contribute zero.
-        lens: Learned principal-point offset and distortion of each training view; None for a pinhole camera.
-            (V, 2) each.
+        observations: Observations x of the track points; points that the lens cannot show contribute zero.
+        lens: Principal-point offset, projection and distortion of each training view; None for pinhole
+            cameras.
         config: Huber threshold δ and near plane.
 
     Returns:
@@ -134,11 +134,11 @@ def reprojection_errors(
         T_camera_world: World-to-camera transforms of the training views. (V, 4, 4).
         focal: Focal lengths in pixels of the full-resolution images. (V,), or () for all views.
         observations: Observations of the track points.
-        lens: Learned principal-point offset and distortion of each training view; None for a pinhole camera.
-            (V, 2) each.
+        lens: Principal-point offset, projection and distortion of each training view; None for pinhole
+            cameras.
 
     Returns:
-        Errors in full-resolution pixels; zero for points behind the camera. (O,).
+        Errors in full-resolution pixels; zero for points that the lens cannot show. (O,).
     """
     near_plane = DEFAULTS.near_plane
     residuals, _ = _reprojection(points, T_camera_world, focal, observations, lens, near_plane)
@@ -203,21 +203,28 @@ def _reprojection(
         T_camera_world: World-to-camera transforms of the training views. (V, 4, 4).
         focal: Focal lengths in pixels. (V,), or () for all views.
         observations: Observations of the track points.
-        lens: Principal-point offset and distortion of each view; None for a pinhole camera. (V, 2) each.
-        near_plane: Depth, in world units, at or below which the residual is set to zero.
+        lens: Principal-point offset, projection and distortion of each view; None for pinhole cameras.
+        near_plane: Depth or, for fisheye lenses, distance from the camera, in world units, at or below which
+            the residual is set to zero.
 
     Returns:
-        Residuals in pixels (O, 2), and depths in world units (O, 1).
+        Residuals in pixels, zero for points that the lens cannot show (O, 2); and depths or, for fisheye
+        lenses, distances from the camera, in world units (O, 1).
     """
     in_camera = transform(T_camera_world[observations.view_ids], points[observations.point_ids])
     depths = in_camera[:, 2:]
+    visible = depths > near_plane
     focals = focal.expand(len(T_camera_world))[observations.view_ids, None]
     if lens is None:
         projected = project(in_camera, focals, min_depth=near_plane)
     else:
         view_lens = lens.select(observations.view_ids)
-        projected = project(in_camera, focals, view_lens.radial, near_plane) + view_lens.shift
-    return torch.where(depths > near_plane, projected - observations.xy, 0.0), depths
+        projected = project(in_camera, focals, view_lens.model, near_plane) + view_lens.shift
+        if view_lens.model.has_fisheye:
+            is_fisheye = torch.as_tensor(view_lens.is_fisheye, device=depths.device)[..., None]
+            depths = torch.where(is_fisheye, in_camera.norm(dim=-1, keepdim=True), depths)
+            visible = (depths > near_plane) & is_visible(in_camera, view_lens.is_fisheye)[:, None]
+    return torch.where(visible, projected - observations.xy, 0.0), depths
 
 
 def _huber(residuals: Tensor, delta: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Rendering of Gaussians with a pinhole camera: colors over a background, depth and opacity."""
+"""Rendering of Gaussians with a pinhole or fisheye camera: colors over a background, depth and opacity."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nope_splat.splatting.gaussians import Gaussians
 from nope_splat.splatting.lens import Rendering
-from nope_splat.splatting.rasterizer import RasterizeMode, rasterization
+from nope_splat.splatting.rasterizer import CameraModel, RasterizeMode, rasterization
 
 
 class CameraView(NamedTuple):
@@ -22,8 +22,10 @@ class CameraView(NamedTuple):
     """Intrinsic matrix in pixels. (1, 3, 3)."""
     size: tuple[int, int]
     """Width and height of the image in pixels."""
-    radial: Tensor | None = None
-    """Distortion coefficients k1 and k2; None without distortion. (2,)."""
+    distortion: Tensor | None = None
+    """Distortion coefficients k1, k2, k3, k4, p1 and p2; None without distortion. (6,)."""
+    camera_model: CameraModel = "pinhole"
+    """Projection of the camera without distortion: "pinhole", or "fisheye" for the equidistant projection."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class RenderConfig:
     empty_image_depth: float = 1e3
     """Depth assigned to all pixels if all pixels are empty, in world units. The scene's median depth is
     one."""
+    camera_model: CameraModel = "pinhole"
+    """Projection of the camera, see `CameraView`."""
 
 
 def render_gaussians(
@@ -56,7 +60,7 @@ def render_gaussians(
     background: Tensor,
     config: RenderConfig,
 ) -> Rendering:
-    """Render Gaussians with a pinhole camera, over a background color.
+    """Render Gaussians with a pinhole or fisheye camera, over a background color.
 
     Args:
         gaussians: Gaussians to render.
@@ -65,7 +69,7 @@ def render_gaussians(
             gradients with respect to K.
         size: Width and height of the image in pixels.
         background: RGB background color, in [0, 1]. (3,).
-        config: Degree of the spherical harmonics, modes, and the depth of empty pixels.
+        config: Degree of the spherical harmonics, modes, camera model, and the depth of empty pixels.
 
     Returns:
         The rendering. Empty pixels get a larger depth than all other pixels (see `RenderConfig`).
@@ -81,6 +85,7 @@ def render_gaussians(
         packed=False,
         absgrad=True,
         rasterize_mode=config.rasterize_mode,
+        camera_model=config.camera_model,
     )
     image, alpha = image[0], alpha[0]
     rgb, depth = image[..., :3] + (1 - alpha) * background, image[..., 3:]

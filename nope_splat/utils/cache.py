@@ -58,14 +58,14 @@ def read_only_caches() -> Iterator[None]:
         _not_stored.reset(token)
         for folder in sorted(folders):
             logger.info(
-                f"Results that {folder} does not contain were computed, but are not stored there, because"
+                f"Results that were missing in {folder} have been computed, but are not stored there, because"
                 " only training runs write to a cache."
             )
 
 
 @lru_cache(maxsize=1)
 def temporary_cache() -> Cache:
-    """Return the cache for results that are needed until the process ends, when their files are removed."""
+    """Return the cache in a temporary folder, which is removed when the process ends."""
     folder = tempfile.mkdtemp(prefix="nope-splat-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Cache(Path(folder))

@@ -78,7 +78,7 @@ def resolved(value: T | Auto) -> T:
 
 
 def network_device(setting: Literal["auto", "cpu"]) -> torch.device:
-    """Return the device for networks and matching, which need no gsplat kernels for the GPU.
+    """Return the device for networks and matching, which can use a GPU without gsplat's kernels.
 
     Args:
         setting: "auto" selects the GPU if PyTorch finds one, else the CPU; "cpu" selects the CPU.

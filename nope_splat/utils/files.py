@@ -62,7 +62,7 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def disk_error(error: BaseException | None) -> OSError | None:
+def find_os_error(error: BaseException | None) -> OSError | None:
     """Find the first `OSError` in the chain of causes and contexts of an exception.
 
     When the disk is full, some libraries raise an exception of another type while they close the file.
@@ -82,7 +82,7 @@ def disk_error(error: BaseException | None) -> OSError | None:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file for reading; raise an error for pipes and devices, without waiting for data.
+    """Open a regular file for reading; raise an error for pipes and devices instead of waiting for data.
 
     Args:
         path: The file.

@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 CONSOLE = Console(stderr=True)
+"""Console of progress bars, log messages and summary tables."""
 
 
 def progress_bar(

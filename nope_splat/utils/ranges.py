@@ -21,8 +21,11 @@ from nope_splat.errors import NopeSplatError
 POSITIVE = Gt(0)
 NOT_NEGATIVE = Ge(0)
 COUNT = Ge(1)
+"""Range of a setting that is a count: 1 or more."""
 SHARE = Interval(ge=0, le=1)
+"""Range of a setting that is a fraction: 0 to 1."""
 POSITIVE_SHARE = Interval(gt=0, le=1)
+"""Range of a setting that is a positive fraction: more than 0, and at most 1."""
 
 BOUNDS: dict[type, tuple[str, Callable[[float, Any], bool], str]] = {
     Gt: ("gt", operator.gt, "more than"),
@@ -44,6 +47,7 @@ TYPE_NAMES: dict[Any, str] = {
     Path: "a path",
     NoneType: "None",
 }
+"""Words for types in error messages."""
 
 
 def set_missing_to_defaults(settings: Any) -> None:

@@ -5,11 +5,16 @@
 Renders a small scene, and runs `ns-train`, `ns-eval` and `export-cameras` on it without interruption. Then
 kills these commands (SIGKILL) at random times and reruns them until they complete:
 
-- A training is killed up to four times, at any time after its first output or while a checkpoint is written.
-After it has completed, the last checkpoint and the cached reconstruction must be bitwise equal to those of
-the uninterrupted training, and exactly one run folder and no partial file may be left.
+- A training is killed up to four times: at any time after its first output, while a checkpoint is written, or
+during its imports. After it has completed, the last checkpoint and the cached reconstruction must be bitwise
+equal to those of the uninterrupted training, and exactly one run folder and no partial file may be left.
 - Evaluations and exports of the uninterrupted training are killed once. Their results must be bitwise equal,
 and photos, run and cache must not change.
+
+To save time, most commands are forks of a process that has imported all modules (see `commands`). The
+uninterrupted commands, the commands that are killed during their imports, and a share of the others are
+ordinary processes. Not covered: forks have the same hash seed, and only ordinary processes are killed during
+their imports.
 
 Prints a line per kill and a summary. The times of the kills depend on `--seed` and on the speed of the
 machine. The exit status is 1 if any result differs. On one free core, 200 kills take about an hour.
@@ -17,37 +22,40 @@ machine. The exit status is 1 if any result differs. On one free core, 200 kills
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import random
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import torch
 import tyro
 
 from nope_splat.demo.scene import DemoSceneConfig, render_demo_scene
-from scripts.same_results import digests
+from scripts.analysis.commands import Command, Fork, Process
+from scripts.analysis.training_results import (
+    EXPERIMENT,
+    Digests,
+    file_digests,
+    newest_run,
+    progress,
+    training_digests,
+)
 
 BEGUN = b"Reading photos"
 """Text that every command prints when its imports are done and its work begins."""
-EXPERIMENT = Path("outputs") / "scene"
 POLL = 0.002
 """Seconds between two checks of a process."""
-TIMES = ("fps", "num_rays_per_sec")
-"""Prefixes of the names of results in `eval.json` that depend on the speed of the machine."""
-Digests = dict[str, str]
+ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONWARNINGS": "ignore"}
+"""Environment variables of all commands."""
+Moment = Literal["import", "time", "checkpoint"]
+"""When a command is killed: during its imports, at a random time after it has begun its work, or after it has
+begun to write one of its checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +74,15 @@ class Settings:
     """Number of iterations between checkpoints."""
     max_chain: int = 4
     """Maximum number of times that one training is killed."""
+    import_share: float = 0.05
+    """Fraction of the kills that occur while a command imports its modules, 0 to 1."""
     saving_share: float = 0.3
-    """Fraction of the kills of trainings that occur while a checkpoint is written, 0 to 1."""
+    """Fraction of the other kills of trainings that occur while a checkpoint is written, 0 to 1."""
     other_share: float = 0.15
     """Fraction of the trials that kill `ns-eval`, and fraction of the trials that kill `export-cameras`, 0 to
     1."""
+    process_share: float = 0.1
+    """Fraction of the other commands that run as ordinary processes instead of forks, 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -132,11 +144,13 @@ class Lab:
     def undisturbed(self) -> Path:
         """Output folder of the uninterrupted training, which runs on first use."""
         folder = self.settings.output_dir / "undisturbed"
-        self.seconds["train"] = _complete(self.train_command(folder), folder)
+        self.measure("train", self.train_command(folder), folder)
         return folder
 
     seconds: dict[str, float] = field(default_factory=dict)
     """Seconds that the uninterrupted commands took after their imports, by name of the command."""
+    import_seconds: float = 0.0
+    """Seconds that the imports of the last uninterrupted command took."""
 
     def eval_command(self, folder: Path) -> list[str]:
         """Return the command that evaluates the uninterrupted training.
@@ -144,7 +158,7 @@ class Lab:
         Args:
             folder: Folder of the evaluation's results.
         """
-        config = str(_newest_run(self.undisturbed) / "config.yml")
+        config = str(newest_run(self.undisturbed) / "config.yml")
         output = ["--output-path", str(folder / "eval.json"), "--render-output-path", str(folder / "renders")]
         return [_tool("ns-eval"), "--load-config", config, *output]
 
@@ -154,9 +168,25 @@ class Lab:
         Args:
             folder: Folder of the exported files.
         """
-        config = str(_newest_run(self.undisturbed) / "config.yml")
+        config = str(newest_run(self.undisturbed) / "config.yml")
         output = ["--output-dir", str(folder / "cameras"), "--copy-images"]
         return [_tool("nope-splat"), "export-cameras", "--load-config", config, *output]
+
+    def measure(self, name: str, command: list[str], folder: Path) -> None:
+        """Run a command as an ordinary process, without interruption, and measure its times.
+
+        Args:
+            name: Name of the command.
+            command: The command.
+            folder: Folder of the command's outputs.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        log, start = folder.with_suffix(".log"), time.perf_counter()
+        process = Process(command, log)
+        _wait(process, lambda: BEGUN in log.read_bytes())
+        begun = time.perf_counter()
+        _check(process.wait(), command, folder)
+        self.import_seconds, self.seconds[name] = begun - start, time.perf_counter() - begun
 
     @cached_property
     def expected_training(self) -> Digests:
@@ -169,7 +199,7 @@ class Lab:
         results = {}
         for name, command in (("ns-eval", self.eval_command), ("export-cameras", self.export_command)):
             folder = self.settings.output_dir / name
-            self.seconds[name] = _complete(command(folder), folder)
+            self.measure(name, command(folder), folder)
             results[name] = file_digests(folder)
         return results
 
@@ -182,13 +212,11 @@ class Lab:
         """
         for _ in range(num_kills):
             saving = self.random.random() < self.settings.saving_share
-            killed = self.kill(
-                "train", self.train_command(folder), folder, "checkpoint" if saving else "time"
-            )
-            if not killed:  # the training has completed
-                break
+            moment = self.moment("checkpoint" if saving else "time")
+            if not self.kill("train", self.train_command(folder), folder, moment):
+                break  # the training has completed
         else:
-            _complete(self.train_command(folder), folder)
+            self.complete(self.train_command(folder), folder)
         runs = list((folder / EXPERIMENT / "nope-splat").glob("*/config.yml"))
         if len(runs) != 1:
             self.differences.append(f"{folder}: {len(runs)} run folders")
@@ -209,8 +237,8 @@ class Lab:
         make = self.eval_command if name == "ns-eval" else self.export_command
         kept = [self.undisturbed / EXPERIMENT, self.photos]
         before = [file_digests(path) for path in kept]
-        if self.kill(name, make(folder), folder, "time"):
-            _complete(make(folder), folder)
+        if self.kill(name, make(folder), folder, self.moment("time")):
+            self.complete(make(folder), folder)
         self.compare(folder, file_digests(folder), self.expected_results[name])
         for path, digest in zip(kept, before, strict=True):
             self.compare(path, file_digests(path), digest)
@@ -231,42 +259,65 @@ class Lab:
             f"      {folder.name}: {'DIFFERENT: ' + different[0] if different else 'same bits'}", flush=True
         )
 
-    def kill(
-        self, name: str, command: list[str], folder: Path, moment: Literal["time", "checkpoint"]
-    ) -> bool:
+    def moment(self, other: Moment) -> Moment:
+        """Draw whether a command is killed during its imports or at another moment."""
+        return "import" if self.random.random() < self.settings.import_share else other
+
+    def start(self, command: list[str], folder: Path, moment: Moment = "time") -> Command:
+        """Start a command, as a fork or as an ordinary process.
+
+        Args:
+            command: The command. Only console scripts are started as forks.
+            folder: Folder of the command's outputs; the log has the same name.
+            moment: When the command will be killed. Forks do not import, so commands that are killed during
+                their imports are ordinary processes.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        can_fork = moment != "import" and command[0] != sys.executable
+        is_fork = can_fork and self.random.random() >= self.settings.process_share
+        return (Fork if is_fork else Process)(command, folder.with_suffix(".log"))
+
+    def complete(self, command: list[str], folder: Path) -> None:
+        """Run a command until it ends.
+
+        Args:
+            command: The command.
+            folder: Folder of the command's outputs.
+        """
+        _check(self.start(command, folder).wait(), command, folder)
+
+    def kill(self, name: str, command: list[str], folder: Path, moment: Moment) -> bool:
         """Start a command, and kill it at a random time.
 
         Args:
             name: Name of the command.
             command: The command.
             folder: Folder of the command's outputs.
-            moment: "time" for a random time after the command has begun its work; "checkpoint" for a random
-                time after it has begun to write one of its checkpoints.
+            moment: When the command is killed.
 
         Returns:
             True if the command was killed; False if it completed before.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        log = folder.with_suffix(".log")
         start = time.perf_counter()
-        with log.open("wb") as file:
-            process = subprocess.Popen(command, stdout=file, stderr=file, env=_environment())
-        begun = _wait(process, lambda: BEGUN in log.read_bytes())
+        process = self.start(command, folder, moment)
+        log, until = folder.with_suffix(".log"), start
+        begun = moment != "import" and _wait(process, lambda: BEGUN in log.read_bytes())
         if begun and moment == "checkpoint":
-            partial = _newest_run(folder) / "checkpoint.partial"
+            partial = newest_run(folder) / "checkpoint.partial"
             for _ in range(self.random.randint(1, self.settings.iterations // self.settings.steps_per_save)):
                 _wait(process, lambda: not partial.exists(), poll=0)
                 _wait(process, partial.exists, poll=0)
-            time.sleep(self.random.uniform(0, 0.02))
+            until = time.perf_counter() + self.random.uniform(0, 0.02)
         elif begun:
             until = time.perf_counter() + self.random.uniform(0, 0.7 * self.seconds[name])
-            _wait(process, lambda: time.perf_counter() > until)
-        if process.poll() is not None:
-            if process.returncode:
-                raise SystemExit(f"{name} failed: {log.read_text(errors='replace')[-2000:]}")
+        elif moment == "import":
+            until = start + self.random.uniform(0, self.import_seconds)
+        _wait(process, lambda: time.perf_counter() > until)
+        status = process.poll()
+        if status is not None:
+            _check(status, command, folder)
             return False
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
         where = (
             progress(folder) if name == "train" else ", ".join(sorted(os.listdir(folder))) or "nothing yet"
         )
@@ -275,75 +326,7 @@ class Lab:
         return True
 
 
-def progress(folder: Path) -> str:
-    """Describe the results that a killed training has left.
-
-    Args:
-        folder: Folder of the training's outputs.
-
-    Returns:
-        Text such as "12 iterations, 4 checkpoints".
-    """
-    experiment = folder / EXPERIMENT
-    checkpoints = sorted(experiment.rglob("*.ckpt"))
-    partial = ", writing a checkpoint" if any(experiment.rglob("checkpoint.partial")) else ""
-    if checkpoints:
-        count = f", {len(checkpoints)} checkpoints" if len(checkpoints) > 1 else ""
-        return f"{int(checkpoints[-1].stem[5:]) + 1} iterations{count}{partial}"
-    stages = sorted({path.name.split("-")[0] for path in (experiment / "cache").glob("*.npz")})
-    return (", ".join(stages) or "nothing") + " kept" + partial
-
-
-def training_digests(folder: Path) -> Digests:
-    """Hash the last checkpoint and the cached reconstruction of a training.
-
-    Args:
-        folder: Folder of the training's outputs.
-    """
-    checkpoints = sorted((folder / EXPERIMENT).rglob("*.ckpt"))
-    if not checkpoints:
-        return {"checkpoint": "none"}
-    state = torch.load(checkpoints[-1], map_location="cpu", weights_only=True)
-    results = dict(digests(state, "checkpoint"))
-    for path in (folder / EXPERIMENT / "cache").glob("*.npz"):
-        with np.load(path) as arrays:
-            values = {name: arrays[name] for name in arrays.files}
-        if "plain" in values:  # JSON of a reconstruction
-            values["plain"] = np.array(repr({**json.loads(values["plain"].item()), "seconds": None}))
-        for name, array in values.items():
-            content = f"{array.dtype}{array.shape}".encode() + array.tobytes()
-            results[f"{path.name}.{name}"] = hashlib.sha256(content).hexdigest()
-    return results
-
-
-def file_digests(folder: Path) -> Digests:
-    """Hash all files in a folder and its subfolders; timings in `eval.json` are ignored.
-
-    Args:
-        folder: The folder.
-
-    Returns:
-        Hashes by relative path or name of the result.
-    """
-    return dict(_file_digests(folder))
-
-
-def _file_digests(folder: Path) -> Iterator[tuple[str, str]]:
-    for path in sorted(folder.rglob("*")):
-        if path.name == "eval.json":
-            results = json.loads(path.read_text())["results"]
-            untimed = {name: value for name, value in results.items() if not name.startswith(TIMES)}
-            yield from digests(untimed, path.name)
-        elif path.is_file():
-            yield str(path.relative_to(folder)), hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _newest_run(folder: Path) -> Path:
-    """Return the folder of a training's most recently modified run."""
-    return max((folder / EXPERIMENT / "nope-splat").iterdir(), key=lambda run: run.stat().st_mtime).absolute()
-
-
-def _wait(process: subprocess.Popen[bytes], condition: Callable[[], bool], poll: float = POLL) -> bool:
+def _wait(process: Command, condition: Callable[[], bool], poll: float = POLL) -> bool:
     """Wait until a condition holds or a process ends. Returns whether the condition held first."""
     while process.poll() is None:
         if condition():
@@ -352,21 +335,11 @@ def _wait(process: subprocess.Popen[bytes], condition: Callable[[], bool], poll:
     return False
 
 
-def _complete(command: list[str], folder: Path) -> float:
-    """Run a command until it ends. Returns the seconds that it took after its imports."""
-    folder.mkdir(parents=True, exist_ok=True)
-    log = folder.with_suffix(".log")
-    with log.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file, env=_environment())
-    _wait(process, lambda: BEGUN in log.read_bytes())
-    start = time.perf_counter()
-    if process.wait():
-        raise SystemExit(f"{' '.join(command)} failed:\n{log.read_text(errors='replace')[-3000:]}")
-    return time.perf_counter() - start
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "PYTHONWARNINGS": "ignore"}
+def _check(status: int, command: list[str], folder: Path) -> None:
+    """Stop if a command has failed, and print the end of its log."""
+    if status:
+        log = folder.with_suffix(".log").read_text(errors="replace")
+        raise SystemExit(f"{' '.join(command)} failed with status {status}:\n{log[-3000:]}")
 
 
 def _tool(name: str) -> str:
@@ -382,6 +355,7 @@ def main(settings: Settings) -> int:
     Returns:
         The exit status: 1 if any result differs, else 0.
     """
+    os.environ.update(ENVIRONMENT)
     shutil.rmtree(settings.output_dir, ignore_errors=True)
     lab, start, trials = Lab(settings), time.perf_counter(), 0
     print(f"undisturbed: {len(lab.expected_training)} results of the training", end="", flush=True)

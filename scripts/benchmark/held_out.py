@@ -31,7 +31,7 @@ from nope_splat.evaluation.coverage import DepthViews, covered_pixels
 from nope_splat.evaluation.image_metrics import ImageMetrics
 from nope_splat.geometry.axes import switch_axes
 from nope_splat.plugin.camera_optimizer import world_to_camera
-from nope_splat.plugin.held_out import SplatModel, refine_pose, render_image
+from nope_splat.plugin.held_out_alignment import SplatModel, refine_pose, render_image
 from nope_splat.plugin.pipeline import NopePipeline, NopePipelineConfig
 from nope_splat.splatting.rendering import CameraView
 from nope_splat.utils.terminal import set_up_terminal

@@ -172,6 +172,18 @@ def test_tolerance_and_iterations_stop_the_loop() -> None:
     assert (nothing.state, nothing.costs) == (3.0, ())
 
 
+def test_a_clearly_larger_cost_stops_the_loop() -> None:
+    full = levenberg_marquardt(_Rosenbrock(np), np.array(START), CONFIG)
+    before, after = full.costs[0]
+    limit = after - 5 * (before - after)
+    above, below = (
+        levenberg_marquardt(_Rosenbrock(np), np.array(START), replace(CONFIG, clear_cost=cost))
+        for cost in (limit - 0.1, before)
+    )
+    assert above.costs == full.costs[:1]
+    assert below.costs == full.costs
+
+
 def test_evaluations_and_the_caller_stop_the_loop() -> None:
     uphill = _Line(reach=-1.0)
     assert levenberg_marquardt(uphill, 3.0, replace(CONFIG, max_evaluations=3)).state == 3.0

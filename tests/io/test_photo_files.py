@@ -10,7 +10,7 @@ from fixtures.image_files import picture, save
 
 from nope_splat.io.decoding import IMAGE_SUFFIXES
 from nope_splat.io.images import find_images
-from nope_splat.io.photo_files import UNREAD_KINDS, image_root, list_photos
+from nope_splat.io.photo_files import UNSUPPORTED_KINDS, image_root, list_photos
 from nope_splat.io.video import VIDEO_SUFFIXES
 
 FORMATS = {
@@ -66,7 +66,7 @@ def test_the_error_without_photos_names_the_kinds(tmp_path: Path) -> None:
 
 
 def test_kinds_do_not_overlap() -> None:
-    suffixes = [suffix for kind in UNREAD_KINDS for suffix in kind.suffixes]
+    suffixes = [suffix for kind in UNSUPPORTED_KINDS for suffix in kind.suffixes]
     assert len(suffixes) == len(set(suffixes))
     assert not set(suffixes) & (IMAGE_SUFFIXES | VIDEO_SUFFIXES)
 

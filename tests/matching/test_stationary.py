@@ -13,8 +13,8 @@ from nope_splat.matching import Keypoints, MatchingSettings, PairMatches
 from nope_splat.matching.database import MatchDatabase
 from nope_splat.matching.stationary import (
     find_stationary_pixels,
-    verify_moving_matches,
-    without_stationary_pixels,
+    remove_stationary_matches,
+    verify_without_stationary,
 )
 
 SIZE = (640, 480)
@@ -54,7 +54,7 @@ def verify_all(
 ) -> list[PairMatches]:
     settings = MatchingSettings()
     verified = (
-        verify_moving_matches(*pair, indices, keypoints, settings) for pair, indices in putative.items()
+        verify_without_stationary(*pair, indices, keypoints, settings) for pair, indices in putative.items()
     )
     return [pair for pair in verified if pair is not None]
 
@@ -82,7 +82,7 @@ def test_pairs_that_only_match_on_the_logo_are_dropped() -> None:
     logo = np.arange(NUM_LOGO)
     only_logo = verify_all(keypoints, {(0, 4): np.stack([logo, logo], axis=1)})
     assert len(only_logo) == 1, "with nothing else, it looks like a scene at rest"
-    remaining = without_stationary_pixels(keypoints, [*pairs, *only_logo], stationary, MatchingSettings())
+    remaining = remove_stationary_matches(keypoints, [*pairs, *only_logo], stationary, MatchingSettings())
     assert [(pair.first, pair.second) for pair in remaining] == [(pair.first, pair.second) for pair in pairs]
 
 
@@ -102,7 +102,7 @@ def test_a_second_motion_is_kept_when_a_pair_is_verified_again() -> None:
     keypoints, putative = with_logo(make_scene(num_images=5))
     pairs = [replace(pair, num_second_motion=40) for pair in verify_all(keypoints, putative)]
     stationary = find_stationary_pixels(keypoints, pairs, MatchingSettings())
-    remaining = without_stationary_pixels(keypoints, pairs, stationary, MatchingSettings())
+    remaining = remove_stationary_matches(keypoints, pairs, stationary, MatchingSettings())
     assert any(
         len(after.indices) < len(before.indices) for before, after in zip(pairs, remaining, strict=True)
     )

@@ -115,10 +115,10 @@ def test_gradients_do_not_move_the_cameras(tmp_path: Path, monkeypatch: pytest.M
 def test_refinements_are_evenly_spaced() -> None:
     config = NopeCameraOptimizerConfig(mode="SE3", refinement=JointRefinement(start=0.4, interval=0.25))
     cameras = config.setup(num_cameras=2, device="cpu")
-    assert cameras.adjustment_steps(1000) == (400, 650, 900)
-    assert cameras.adjustment_steps(2) == (1,)
-    assert cameras.adjustment_steps(2000, few_tracks=True) == tuple(range(200, 2000, 40))
-    assert cameras.adjustment_steps(500, few_tracks=True)[0] == 100
+    assert cameras.refinement_iterations(1000) == (400, 650, 900)
+    assert cameras.refinement_iterations(2) == (1,)
+    assert cameras.refinement_iterations(2000, few_tracks=True) == tuple(range(200, 2000, 40))
+    assert cameras.refinement_iterations(500, few_tracks=True)[0] == 100
 
 
 def test_few_tracks_use_single_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,8 +158,8 @@ def test_two_cameras_have_separate_focal_lengths() -> None:
     cameras.log_focal.data[1] = torch.log(torch.tensor(1.02))
     torch.testing.assert_close(cameras.view_focals(), torch.tensor([900.0, 510.0, 900.0]))
     camera = Cameras(torch.eye(4)[None, :3], 1.0, 1.0, 1.0, 1.0, metadata={"cam_idx": 1})
-    K, radial = cameras.apply_to_intrinsics(camera, torch.diag(torch.tensor([100.0, 100.0, 1.0]))[None])
-    assert radial is None
+    K, distortion = cameras.apply_to_intrinsics(camera, torch.diag(torch.tensor([100.0, 100.0, 1.0]))[None])
+    assert distortion is None
     torch.testing.assert_close(K[0].diagonal(), torch.tensor([102.0, 102.0, 1.0]))
     K[0, 0, 0].backward()
     assert cameras.log_focal.grad is not None

@@ -50,7 +50,7 @@ def test_cameras_project_points_to_their_observations(
 def test_images_are_undistorted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Distorted images train like those of a pinhole camera."""
     straight = write_scene(tmp_path, num_views=9, unregistered=(), held_out=True)
-    camera = replace(straight.cameras[0], radial=(0.1, 0.02))
+    camera = replace(straight.cameras[0], distortion=(0.1, 0.02, 0.0, 0.0, 0.0, 0.0))
 
     def bent(observations: Observations) -> Observations:
         sizes = straight.image_sizes[observations.image_ids]

@@ -33,7 +33,7 @@ from nope_splat.plugin.model import NopeSplatModelConfig
 from nope_splat.plugin.pipeline import NopePipeline
 from nope_splat.plugin.summary import training_rows
 
-TRUTH = Camera(FOCAL, (OFFSET[0] + 1.0, OFFSET[1] - 1.5), (-0.1, 0.02))
+TRUTH = Camera(FOCAL, (OFFSET[0] + 1.0, OFFSET[1] - 1.5), (-0.1, 0.02, 0.0, 0.0, 0.0, 0.0))
 
 
 def make(
@@ -83,7 +83,7 @@ def test_joint_refinement_finds_the_lens_and_all_outputs_use_it(
     pipeline.align_held_out(9)
     assert pipeline.get_average_eval_image_metrics(step=9)["psnr"] > 30
     rows = training_rows(pipeline.model, pipeline.datamanager)
-    assert rows["radial distortion"].startswith("+0.0000, +0.0000 -> -0.")
+    assert rows["distortion"].startswith("k1 +0.0000, k2 +0.0000 -> k1 -0.")
 
     torch.save(pipeline.state_dict(), tmp_path / "checkpoint")
     model = pipeline.config.model
@@ -94,7 +94,7 @@ def test_joint_refinement_finds_the_lens_and_all_outputs_use_it(
     for split in (loaded.datamanager, loaded.config.datamanager.setup(device="cpu", test_mode="test")):
         cameras = split.eval_dataset.cameras  # ns-render makes the second one
         assert cameras.metadata is not None
-        assert cameras.metadata["radial"][0].tolist() == pytest.approx(learned(loaded).radial)
+        assert cameras.metadata["distortion"][0].tolist() == pytest.approx(learned(loaded).distortion)
         assert float(cameras.cx[0]) == pytest.approx(48 + learned(loaded).offset[0], abs=1e-4)
     assert loaded.get_average_eval_image_metrics()["psnr"] > 30
 
@@ -104,7 +104,9 @@ def test_joint_refinement_finds_the_lens_and_all_outputs_use_it(
     (camera,) = reconstruction.cameras.values()
     assert camera.model.name == "RADIAL"
     x, y = scene.cameras[0].principal_points(np.array([96, 72]))
-    np.testing.assert_allclose(camera.params, [scene.cameras[0].focal, x, y, *scene.cameras[0].radial])
+    np.testing.assert_allclose(
+        camera.params, [scene.cameras[0].focal, x, y, *scene.cameras[0].distortion[:2]]
+    )
     written = {number: point.error for number, point in reconstruction.points3D.items()}
     reconstruction.update_point_3d_errors()
     for number, point in reconstruction.points3D.items():
@@ -133,7 +135,7 @@ def test_gradient_steps_on_lenses_reduce_the_loss(tmp_path: Path, monkeypatch: p
     camera = learned(pipeline)
     assert camera.offset[0] - OFFSET[0] > 0.3
     assert camera.offset[1] - OFFSET[1] < -0.3
-    assert camera.radial[0] < 0
+    assert camera.distortion[0] < 0
 
 
 def test_learning_starts_at_the_reconstructed_distortion(
@@ -153,8 +155,8 @@ def test_learning_starts_at_the_reconstructed_distortion(
 def test_without_the_options_images_are_undistorted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = make_pipeline(tmp_path, monkeypatch, taken_with=TRUTH, reconstructed=TRUTH)
     scene = pipeline.datamanager.dataparser.scene
-    assert scene.cameras[0].radial == (0.0, 0.0)
-    assert optimized_scene(pipeline).cameras[0].radial == TRUTH.radial
+    assert not any(scene.cameras[0].distortion)
+    assert optimized_scene(pipeline).cameras[0].distortion == TRUTH.distortion
     plain = make_pipeline(tmp_path / "plain", monkeypatch)
     assert plain.datamanager.dataparser.scene.cameras == (CAMERA,)
 
@@ -181,7 +183,7 @@ def test_both_methods_train_with_both_options(
         moved = state[f"{lens}{name}"]
         assert 0 < float(moved.abs().max()) < 0.02
     row = state["history._extra_state"]["rows"][-1]
-    assert {"principal_point_x_px", "radial_k1"} < row.keys()
+    assert {"principal_point_x_px", "distortion_k1"} < row.keys()
 
 
 def test_a_known_lens_is_recovered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +197,7 @@ def test_a_known_lens_is_recovered(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     state = train(tmp_path / "bent", tmp_path, monkeypatch, 20, options)
     row = state["history._extra_state"]["rows"][-1]
     square = (200 / 320 / truth.focal) ** 2  # relative to the corner's distance from the axis, at depth one
-    displacement = row["radial_k1"] * square + row["radial_k2"] * square**2
+    displacement = row["distortion_k1"] * square + row["distortion_k2"] * square**2
     assert displacement == pytest.approx(k1 * square, rel=0.05)
     assert row["focal_px"] == pytest.approx(320 * truth.focal, rel=0.005)
 

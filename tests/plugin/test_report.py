@@ -87,7 +87,7 @@ def test_page_is_complete_and_self_contained(run: LoadedRun) -> None:
 
 
 def test_another_reconstruction_raises(run: LoadedRun) -> None:
-    run.pipeline.same_scene = False
+    run.pipeline.same_reconstruction = False
     with refused("checkpoint-mismatch"):
         render_page(run)
 
@@ -108,8 +108,8 @@ def scene(run: LoadedRun) -> Reconstruction:
 
 def test_match_graph(scene: Reconstruction) -> None:
     assert [str(number) for number in range(1, 10)] == labels(figures.match_graph(scene))
-    assert figures.image_colors(scene)[UNREGISTERED] == figures.LEFT_OUT
-    assert figures.image_colors(scene)[0] == figures.HELD_OUT
+    assert figures.image_colors(scene)[UNREGISTERED] == figures.UNREGISTERED_COLOR
+    assert figures.image_colors(scene)[0] == figures.HELD_OUT_COLOR
 
 
 def test_top_view_numbers_the_cameras_as_the_contact_sheet_does(scene: Reconstruction) -> None:

@@ -149,7 +149,7 @@ def test_an_unresumable_training_restarts(
     if gone == "checkpoint":
         (trainer.checkpoint_dir / "step-000000009.ckpt").write_bytes(b"damaged")
     monkeypatch.setattr(NopeTrainerConfig, "resumes", True)
-    monkeypatch.setattr(trainer.pipeline, "difference", lambda state: gone, raising=False)
+    monkeypatch.setattr(trainer.pipeline, "data_difference", lambda state: gone, raising=False)
     trainer._load_checkpoint()
     assert trainer._start_step == 0
     assert str(trainer.base_dir) in caplog.messages[-1]

@@ -433,7 +433,7 @@ def test_the_record_has_what_matters_and_nothing_else(
     def record(**options: Any) -> RunRecord:
         config = configure(**options)
         config.resolve_auto()
-        return RunRecord.of(config, photos)
+        return RunRecord.from_config(config, photos)
 
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "a").write_bytes(b"1")

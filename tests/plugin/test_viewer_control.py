@@ -26,7 +26,7 @@ from nerfstudio.viewer.render_state_machine import RenderAction
 from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO, Viewer
 
 from nope_splat.plugin.pipeline import NopePipeline
-from nope_splat.plugin.viewer import HELD_OUT, MAX_NAMES, TRAINING, Renderers, _images
+from nope_splat.plugin.viewer import HELD_OUT_COLOR, MAX_LISTED_IMAGES, TRAINING_COLOR, Renderers, _images
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_frusta_follow_the_optimized_cameras(
     drawn = frusta(pipeline, viewer, monkeypatch)
     assert len(drawn) == 6 + 2
     for name, settings in drawn.items():
-        assert settings["color"] == (HELD_OUT if name.startswith("/held_out") else TRAINING)
+        assert settings["color"] == (HELD_OUT_COLOR if name.startswith("/held_out") else TRAINING_COLOR)
         assert settings["fov"] == pytest.approx(2 * math.atan(SIZE[1] / 2 / (FOCAL * math.exp(0.1))))
         assert settings["aspect"] == pytest.approx(SIZE[0] / SIZE[1])
         assert settings["image"].shape == (SIZE[1], SIZE[0], 3)
@@ -169,7 +169,7 @@ def test_images_without_a_pose_are_listed_whatever_their_names(pipeline: NopePip
         assert entry in legend
     assert not set("{}<>*") & set(row)
     assert html.unescape(row) == f"- {name}: too few matches"
-    failures.update({f"{number}.jpg": "no matches" for number in range(MAX_NAMES + 4)})
+    failures.update({f"{number}.jpg": "no matches" for number in range(MAX_LISTED_IMAGES + 4)})
     assert _images(scene).splitlines()[2] == row
     assert _images(scene).endswith("- and 5 more")
 
@@ -225,7 +225,7 @@ def test_track_points_appear_when_enabled(
 
 def test_errors_of_another_reconstruction_are_not_shown(pipeline: NopePipeline, viewer: Viewer) -> None:
     """The observations in the cache belong to other points in this case."""
-    pipeline.same_scene = False
+    pipeline.same_reconstruction = False
     control = pipeline.viewer_control
     control._locked(control._draw)
     assert "Focal length" in control._text.content

@@ -47,6 +47,8 @@ class ProjectionInputs(NamedTuple):
     """Largest depth that is drawn."""
     with_compensations: bool = False
     """Whether opacity compensations are computed."""
+    camera_model: str = "pinhole"
+    """Projection: "pinhole" or "fisheye"."""
 
 
 class GsplatKernels:
@@ -56,8 +58,8 @@ class GsplatKernels:
         exact: Whether to truncate splats as gsplat does.
     """
 
-    PINHOLE = "pinhole"
-    CameraModelType = types.SimpleNamespace(PINHOLE=PINHOLE)
+    PINHOLE, FISHEYE = "pinhole", "fisheye"
+    CameraModelType = types.SimpleNamespace(PINHOLE=PINHOLE, FISHEYE=FISHEYE)
 
     def __init__(self, exact: bool) -> None:
         self._compositing = ExactCompositing() if exact else FastCompositing()
@@ -69,7 +71,7 @@ class GsplatKernels:
         with_compensations, camera,
     ) -> tuple[Tensor | None, ...]:  # fmt: skip
         """Project as gsplat 1.4: radii (C, N), centers, depths, conics and optional compensations."""
-        view = ProjectionInputs(viewmats, Ks, width, height, eps2d, near, far, with_compensations)
+        view = ProjectionInputs(viewmats, Ks, width, height, eps2d, near, far, with_compensations, camera)
         return _project_forward((means, quats, scales), view, None, radius_clip)
 
     def projection_ewa_3dgs_fused_fwd(
@@ -77,7 +79,7 @@ class GsplatKernels:
         radius_clip, with_compensations, camera,
     ) -> tuple[Tensor | None, ...]:  # fmt: skip
         """Project as gsplat 1.5, where radii are (C, N, 2) and depend on the opacity."""
-        view = ProjectionInputs(viewmats, Ks, width, height, eps2d, near, far, with_compensations)
+        view = ProjectionInputs(viewmats, Ks, width, height, eps2d, near, far, with_compensations, camera)
         return _project_forward((means, quats, scales), view, opacities, radius_clip)
 
     def fully_fused_projection_bwd(
@@ -86,8 +88,9 @@ class GsplatKernels:
     ) -> tuple[Tensor | None, ...]:  # fmt: skip
         """Compute gradients of means, covariances (None), quaternions, scales and optional view matrices."""
         view = ProjectionInputs(
-            viewmats, Ks, width, height, eps2d, with_compensations=d_compensations is not None
-        )
+            viewmats, Ks, width, height, eps2d, with_compensations=d_compensations is not None,
+            camera_model=camera,
+        )  # fmt: skip
         gradients = d_means2d, d_depths, d_conics, d_compensations
         d_means, d_quats, d_scales, d_viewmats = _project_backward(
             (means, quats, scales), view, radii, gradients
@@ -220,7 +223,7 @@ def _project(
     assert covariances is not None
     return reference._fully_fused_projection(
         means, covariances, view.viewmats, view.Ks, view.width, view.height, view.eps2d, view.near, view.far,
-        calc_compensations=view.with_compensations,
+        calc_compensations=view.with_compensations, camera_model=view.camera_model,
     )  # fmt: skip
 
 

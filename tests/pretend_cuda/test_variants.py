@@ -6,6 +6,7 @@ every training on CUDA and that tests on a CPU do not detect.
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,9 @@ import torch
 from fixtures.depth_sources import write_maps
 from PIL import Image
 
+from nope_splat.geometry.camera import Camera
+from nope_splat.io.images import ImageFile
+from nope_splat.io.undistortion import read_undistorted_image
 from pretend_cuda.events import Events
 from pretend_cuda.subprocesses import run
 
@@ -62,12 +66,18 @@ def outcome(valley: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
         "lens-by-adam": [*LENS, *sparse, f"{MODEL}.track-points", "tied"],
         "depth": [*depth, f"{MODEL}.rasterize-mode", "antialiased"],
         "depth-by-adam": [*depth, *sparse],
+        "fisheye": [],
         "masks": [*LENS],  # with learned distortion, few tracks suffice for joint refinement
         "bug": [*sparse],
     }
     commands: list[object] = []
     for name, options in variants.items():
-        data = write_masked_images(valley, folder / "masked") if name == "masks" else valley / "images"
+        data, start = valley / "images", []
+        if name == "masks":
+            data = write_masked_images(valley, folder / "masked")
+        elif name == "fisheye":
+            data = write_fisheye_images(valley, folder / "fisheye")
+            start = ["initialization:known-cameras", "--path", data / "cameras.json"]
         script = [folder / "bug.py"] if name == "bug" else ["ns-train"]
         refinement = (
             ["refinement:gradient"] if name.endswith("by-adam") else ["refinement:joint", "--interval", 1]
@@ -80,6 +90,7 @@ def outcome(valley: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
             *common_options(name),
             *options,
             *refinement,
+            *start,
             "then",
         ]
     log = run("--events", "events.json", *commands[:-1], cwd=folder, fails=True)
@@ -108,6 +119,23 @@ def write_masked_images(valley: Path, folder: Path) -> Path:
     return folder
 
 
+def write_fisheye_images(valley: Path, folder: Path) -> Path:
+    """Resample the images to those of a fisheye camera, and write its intrinsics and poses."""
+    truth = json.loads((valley / "ground_truth.json").read_text())
+    pinhole = Camera(truth["fl_x"])
+    fisheye = Camera(1.15 * pinhole.focal, is_fisheye=True)  # shows no more than the images
+    (folder / "images").mkdir(parents=True)
+    for path in sorted((valley / "images").iterdir()):
+        image = ImageFile(path, path.name, truth["w"], truth["h"])
+        pixels = read_undistorted_image(image, (truth["w"], truth["h"]), pinhole, fisheye)
+        Image.fromarray(pixels).save(folder / "images" / f"{path.stem}.png")
+    for frame in truth["frames"]:
+        frame["file_path"] = str(Path(frame["file_path"]).with_suffix(".png"))
+    truth |= {"camera_model": "OPENCV_FISHEYE", "fl_x": fisheye.focal, "fl_y": fisheye.focal}
+    (folder / "cameras.json").write_text(json.dumps(truth))
+    return folder
+
+
 def load_checkpoint(outcome: Outcome, name: str) -> dict[str, Any]:
     """Load the pipeline's state after a training."""
     path = outcome.outputs / name / "nerfstudio_models" / f"step-{STEPS - 1:09d}.ckpt"
@@ -126,8 +154,8 @@ def test_distortion_is_learned(name: str, outcome: Outcome) -> None:
     curves = (
         "principal_point_x_px",
         "principal_point_y_px",
-        "radial_k1",
-        "radial_k2",
+        "distortion_k1",
+        "distortion_k2",
         "focal_change_percent",
     )
     assert all(np.isfinite(row[curve]) and row[curve] != 0 for curve in curves), row
@@ -151,7 +179,7 @@ def test_depth_losses_are_applied(name: str, outcome: Outcome) -> None:
     assert (state["_model.depth_supervision.corrections"] != 0).any()
 
 
-@pytest.mark.parametrize("name", ["lens", "lens-by-adam", "depth", "depth-by-adam", "masks"])
+@pytest.mark.parametrize("name", ["lens", "lens-by-adam", "depth", "depth-by-adam", "fisheye", "masks"])
 def test_cameras_move(name: str, outcome: Outcome) -> None:
     state = load_checkpoint(outcome, name)
     assert state["_model.camera_optimizer.pose_adjustment"].abs().max() > 0
@@ -161,9 +189,13 @@ def test_cameras_move(name: str, outcome: Outcome) -> None:
         assert row["adjustment_photometric_share"] > 0, "the photometric term is used"
 
 
+def test_fisheye_cameras_are_rendered_as_such(outcome: Outcome) -> None:
+    assert load_checkpoint(outcome, "fisheye")["_extra_state"]["is_fisheye"] == [True]
+
+
 def test_masked_pixels_give_no_gaussians(outcome: Outcome) -> None:
     """Masked pixels have neither track points nor seeds."""
-    lens, _, _, _, with_masks = (
+    lens, _, _, _, _, with_masks = (
         iteration.num_gaussians for iteration in outcome.events.iterations if iteration.step == 0
     )
     assert 0 < with_masks < 0.85 * lens
@@ -175,4 +207,4 @@ def test_intrinsics_on_the_cpu_are_detected(outcome: Outcome) -> None:
     assert "Expected all tensors to be on the same device" in error
     assert "nope_splat/plugin/model.py" in error
     steps = [iteration.step for iteration in outcome.events.iterations]
-    assert steps == 5 * list(range(STEPS)), "the training with the bug renders nothing"
+    assert steps == 6 * list(range(STEPS)), "the training with the bug renders nothing"

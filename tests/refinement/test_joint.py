@@ -17,10 +17,12 @@ import torch
 from fixtures.wall_scene import FOCAL, look_at_wall, wall
 from scipy.spatial import KDTree
 
+from nope_splat.geometry.projection import LensModel
 from nope_splat.refinement import joint as joint_adjustment
 from nope_splat.refinement.joint import PhotometricSystem, adjust_jointly
 from nope_splat.refinement.photometric import (
     RenderedView,
+    compare,
     information_weight,
     motion_on_plane,
     photometric_cost,
@@ -31,13 +33,14 @@ from nope_splat.refinement.photometric import (
 from nope_splat.refinement.surface_patches import SurfacePatches, SurfacePatchOptions, nearest_centers
 from nope_splat.sfm.bundle_adjustment.problem import BundleProblem, reprojection_residuals, retract
 from nope_splat.sfm.bundle_adjustment.solver import bundle_adjust
+from nope_splat.splatting.lens import Rendering
 
 
 def moved(problem: BundleProblem, step: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Apply a step of pose and log focal length (7,) to the first camera."""
     cameras = torch.zeros(len(problem.T_camera_world), 6, dtype=torch.float64)
     cameras[0] = step[:6]
-    intrinsics = torch.cat([step[6:], step.new_zeros(4)])[None]
+    intrinsics = torch.cat([step[6:], step.new_zeros(8)])[None]
     result = retract(problem, cameras, torch.zeros_like(problem.points), intrinsics)
     return result.T_camera_world[0], result.intrinsics[0, 0].exp()
 
@@ -51,11 +54,12 @@ def test_motion_matches_finite_differences() -> None:
         return focal / FOCAL * points_camera[:, :2] / points_camera[:, 2:]
 
     zero = torch.zeros(7, dtype=torch.float64)
-    depth = (problem.points @ problem.T_camera_world[0, :3, :3].T + problem.T_camera_world[0, :3, 3])[:, 2]
+    T = problem.T_camera_world[0]
+    points_camera = problem.points @ T[:3, :3].T + T[:3, 3]
     expected = torch.stack(
         [(project(1e-6 * unit) - project(-1e-6 * unit)) / 2e-6 for unit in torch.eye(7).double()], -1
     )
-    torch.testing.assert_close(motion_on_plane(project(zero), depth), expected, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(motion_on_plane(points_camera, project(zero)), expected, rtol=1e-6, atol=1e-7)
 
 
 def test_gradient_of_the_cost_matches_finite_differences() -> None:
@@ -76,6 +80,19 @@ def test_gradient_of_the_cost_matches_finite_differences() -> None:
         assert 2 * float(equations.gradient @ unit) == pytest.approx(
             slope, rel=0.05, abs=0.02 * float(equations.gradient.abs().max())
         )
+
+
+def test_pixels_beside_a_fisheye_camera_are_not_compared() -> None:
+    """Their depth along the optical axis is undefined: with this focal length, those beyond 30.7 pixels."""
+    shape = 64, 80
+    rendering = Rendering(torch.zeros(*shape, 3), torch.ones(*shape, 1), torch.ones(*shape, 1), {})
+    K = torch.tensor([[20.0, 0, 40], [0, 20, 32], [0, 0, 1]])
+    view = compare(rendering, torch.zeros(*shape, 3), None, K, LensModel(None, True))
+    row, column = torch.nonzero(view.used, as_tuple=True)
+    radius = torch.stack([column + 0.5 - 40, row + 0.5 - 32]).norm(dim=0)
+    assert 30 < radius.max() < 20 * torch.pi * 88 / 180
+    assert view.rays().isfinite().all()
+    assert compare(rendering, torch.zeros(*shape, 3), None, K, None).used[1:-1, 1:-1].all()
 
 
 def test_pixels_without_a_predictable_motion_are_excluded() -> None:
@@ -121,11 +138,11 @@ def test_gradient_with_eliminated_patches_matches_finite_differences(monkeypatch
     _, _, gradient = system.equations(start)
 
     def cost(step: torch.Tensor) -> float:
-        d_poses, d_intrinsics = step[:24].view(4, 6), step[24:].view(1, 5)
+        d_poses, d_intrinsics = step[:24].view(4, 6), step[24:].view(1, 9)
         return system.equations(retract(start, d_poses, torch.zeros_like(start.points), d_intrinsics))[0]
 
     for row in (0, 5, 9, 22, 24):
-        unit = 1e-5 * torch.eye(29).double()[row]
+        unit = 1e-5 * torch.eye(33).double()[row]
         slope = (cost(unit) - cost(-unit)) / 2e-5
         assert 2 * float(gradient[row]) == pytest.approx(
             slope, rel=0.2, abs=0.02 * float(gradient[:24].abs().max())
@@ -173,8 +190,9 @@ def test_single_precision_images_suffice() -> None:
     )
 
 
-def test_recovers_perturbed_cameras_better_than_few_tracks_do() -> None:
-    scene = wall()
+@pytest.mark.parametrize("is_fisheye", [False, True])
+def test_recovers_perturbed_cameras_better_than_few_tracks_do(is_fisheye: bool) -> None:
+    scene = wall(is_fisheye=is_fisheye)
     start = scene.disturbed()
     joint = adjust_jointly(start, scene.render_view, max_iterations=10).problem
     tracks = bundle_adjust(replace(start, free_poses=torch.tensor([False, True, True, True]))).problem
@@ -213,7 +231,7 @@ def test_fixed_variables_stay(poses: bool) -> None:
     start = replace(
         start,
         free_poses=torch.full((4,), poses),
-        free_intrinsics=torch.tensor([[not poses, False, False, False, False]]),
+        free_intrinsics=torch.tensor([[not poses, *[False] * 8]]),
     )
     result = adjust_jointly(start, scene.render_view).problem
     assert torch.equal(result.T_camera_world, start.T_camera_world) != poses

@@ -14,6 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from nope_splat.evaluation.pose_metrics import compare_poses
 from nope_splat.geometry.axes import OPENCV_FROM_OPENGL
+from nope_splat.geometry.camera import NO_DISTORTION
 from nope_splat.geometry.rigid import invert
 from nope_splat.io.cameras import NamedCamera
 from nope_splat.sfm import Priors, SfmOptions
@@ -41,14 +42,14 @@ def known(
     made: SyntheticScene | None = None,
     image_ids: NDArray[np.int64] | None = None,
     focal: float = 1.0,
-    radial: tuple[float, float] = (0.0, 0.0),
+    distortion: tuple[float, ...] = NO_DISTORTION,
 ) -> KnownCameras:
     """Read cameras of the images, with a scaled focal length, as from a file."""
     made = made or scene()
     image_ids = np.arange(len(poses)) if image_ids is None else image_ids
     ratio = focal * made.camera.focal / max(made.size)
     cameras = {
-        image_id: NamedCamera(pose, ratio, radial=radial)
+        image_id: NamedCamera(pose, ratio, distortion=distortion)
         for image_id, pose in zip(image_ids.tolist(), poses, strict=True)
     }
     return KnownCameras.from_cameras(
@@ -114,7 +115,7 @@ HONEST = {
     "half the focal length": lambda poses: known(poses, focal=0.5),
     "twice the focal length": lambda poses: known(poses, focal=2.0),
     "0.8 of the focal length": lambda poses: known(poses, focal=0.8),
-    "strong distortion": lambda poses: known(poses, radial=(0.5, 0.0)),
+    "strong distortion": lambda poses: known(poses, distortion=(0.5, *5 * [0.0])),
     "some photos": lambda poses: known(poses[2:5], image_ids=np.arange(2, 5)),
     "two photos": lambda poses: known(poses[[1, 6]], image_ids=np.array([1, 6])),
 }
@@ -139,9 +140,11 @@ def test_a_wrong_focal_length_is_corrected(factor: float, caplog: pytest.LogCapt
 
 
 def test_wrong_distortion_is_left_out() -> None:
-    cameras = check(known(scene().T_world_camera, radial=(3.0, 3.0))).problem.priors.known_cameras
+    cameras = check(
+        known(scene().T_world_camera, distortion=(3.0, 3.0, *4 * [0.0]))
+    ).problem.priors.known_cameras
     assert cameras is not None
-    assert not cameras.radial.any()
+    assert not cameras.distortion.any()
     assert cameras.focal[0] * 640 == pytest.approx(700, rel=0.01)
 
 
@@ -245,7 +248,7 @@ def test_errors_of_points_behind_a_camera_are_those_of_points_at_infinity() -> N
     T_second_first[0, 3] = -1.0
     first = np.tile([0.1, 0.0, 1.0], (3, 1))
     in_front, at_infinity, behind = [-0.1, 0.0, 1.0], [0.1, 0.0, 1.0], [0.4, 0.0, 1.0]
-    errors = match_errors(T_second_first, first, np.array([in_front, at_infinity, behind]), 100.0, 100.0)
+    errors = match_errors(T_second_first, (first, np.array([in_front, at_infinity, behind])), (100.0, 100.0))
     np.testing.assert_allclose(errors, [0, 0, 30], atol=1e-9)
 
 

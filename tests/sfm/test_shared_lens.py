@@ -28,7 +28,9 @@ def refined(scene: SyntheticScene, min_probability: float = 0.01) -> SfmState:
     """Register and refine the photos, starting from the true focal lengths."""
     groups, focals = scene.camera_groups, np.array([600.0, 840.0])
     centered = [keypoints.xy - groups.sizes[index] / 2 for index, keypoints in enumerate(scene.keypoints)]
-    two_views = relative_poses(centered, scene.matches.pairs, focals[groups.camera_ids])
+    two_views = relative_poses(
+        centered, scene.matches.pairs, [Camera(focals[camera]) for camera in groups.camera_ids]
+    )
     tracks = build_tracks(scene.keypoints, [view.matches for view in two_views.values()])
     state = SfmState.from_tracks(tracks, groups, focals)
     coarse = MapperOptions(refine_principal_point=False, refine_extra_params=False)
@@ -42,7 +44,7 @@ def test_cameras_with_a_digital_zoom_share_a_lens() -> None:
     state = refined(zoomed_scene(ZOOMED))
     assert state.lens_ids.tolist() == [0, 0]
     np.testing.assert_allclose(state.offset[1] / state.focal[1], state.offset[0] / state.focal[0], atol=1e-7)
-    np.testing.assert_allclose(state.radial[1], state.radial[0], atol=1e-6)
+    np.testing.assert_allclose(state.distortion[1], state.distortion[0], atol=1e-6)
     np.testing.assert_allclose(state.focal, [600, 840], rtol=2e-3)
     np.testing.assert_allclose(state.offset[0], WIDE.offset, atol=1)
 

@@ -192,7 +192,7 @@ def test_masked_pixels_of_the_other_image_are_ignored() -> None:
 
 # --- Priors ---
 
-LENS = Camera(90.0, (2.0, -1.0), (0.1, 0.02))
+LENS = Camera(90.0, (2.0, -1.0), (0.1, 0.02, 0.0, 0.0, 0.0, 0.0))
 
 
 def plane_scene(folder: Path) -> tuple[Reconstruction, list[ImageFile], np.ndarray]:
@@ -259,7 +259,7 @@ def test_priors_are_in_world_units_and_undistorted(
     assert priors.inverse == (kind == "disparity")
     assert sorted(priors.views) == [0, 1, 3]
     assert priors.neighbors == {0: (1, 3), 1: (0, 3), 3: (0, 1)}
-    camera = replace(LENS, radial=(0.0, 0.0))
+    camera = Camera(LENS.focal, LENS.offset)
     grid = np.stack(np.meshgrid(np.arange(SIZE[0]) + 0.5, np.arange(SIZE[1]) + 0.5), axis=-1)
     for view, prior in priors.views.items():
         truth = camera.unproject(grid, np.array(SIZE)) @ planes[training[view]]

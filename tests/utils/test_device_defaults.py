@@ -31,7 +31,9 @@ def training_config(folder: Path) -> NopeTrainerConfig:
 
 def simulate_machine(monkeypatch: pytest.MonkeyPatch, gpu: bool, kernels: bool = True) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    monkeypatch.setattr(device, "missing_kernels", lambda: None if kernels else MissingKernelsError(REASON))
+    monkeypatch.setattr(
+        device, "try_prepare_kernels", lambda: None if kernels else MissingKernelsError(REASON)
+    )
 
 
 @pytest.mark.parametrize(("device_type", "size", "device"), [("cuda", 1600, "auto"), ("cpu", 512, "cpu")])
@@ -128,7 +130,7 @@ def test_the_image_folder_is_checked_before_gpu_kernels_are_compiled(
         raise AssertionError("the folder must be checked first")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(device, "missing_kernels", compile_for_minutes)
+    monkeypatch.setattr(device, "try_prepare_kernels", compile_for_minutes)
     config = training_config(tmp_path / "nowhere")
     with refused("missing-file", tmp_path / "nowhere"):
         config.set_timestamp()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fixtures.disk import full_after
 
-from nope_splat.utils.files import NotAFileError, disk_error, open_regular, replacing
+from nope_splat.utils.files import NotAFileError, find_os_error, open_regular, replacing
 
 
 def write(folder: Path, content: bytes) -> None:
@@ -79,10 +79,10 @@ def test_the_first_disk_error_of_a_chain_is_found() -> None:
 
     with pytest.raises(RuntimeError) as caught:
         close_a_full_file()
-    found = disk_error(caught.value)
+    found = find_os_error(caught.value)
     assert found is not None
     assert found.errno == 28
-    assert disk_error(ValueError()) is None
+    assert find_os_error(ValueError()) is None
 
 
 def test_pipes_and_devices_are_not_opened(tmp_path: Path) -> None:

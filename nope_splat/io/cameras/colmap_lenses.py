@@ -11,7 +11,7 @@ Values = Sequence[float]
 
 
 def _rad_tan_thin_prism(values: Values) -> dict[str, object]:
-    """Return k0, ..., k5, p0, p1, s0, ..., s3 of RAD_TAN_THIN_PRISM_FISHEYE as arguments of `Lens`."""
+    """Convert k0, ..., k5, p0, p1, s0, ..., s3 of RAD_TAN_THIN_PRISM_FISHEYE to arguments of `Lens`."""
     return {
         "projection": "equidistant",
         "radial": tuple(values[:6]),
@@ -22,7 +22,7 @@ def _rad_tan_thin_prism(values: Values) -> dict[str, object]:
 
 
 def _thin_prism(values: Values) -> dict[str, object]:
-    """Return k1, k2, p1, p2, k3, k4, sx1, sy1 of THIN_PRISM_FISHEYE as arguments of `Lens`."""
+    """Convert k1, k2, p1, p2, k3, k4, sx1, sy1 of THIN_PRISM_FISHEYE to arguments of `Lens`."""
     k1, k2, p1, p2, k3, k4, sx1, sy1 = values
     return {
         "projection": "equidistant",
@@ -33,7 +33,7 @@ def _thin_prism(values: Values) -> dict[str, object]:
 
 
 def _full_opencv(values: Values) -> dict[str, object]:
-    """Return k1, k2, p1, p2, k3, k4, k5, k6 of FULL_OPENCV as arguments of `Lens`."""
+    """Convert k1, k2, p1, p2, k3, k4, k5, k6 of FULL_OPENCV to arguments of `Lens`."""
     k1, k2, p1, p2, k3, *denominator = values
     return {"radial": (k1, k2, k3), "denominator": tuple(denominator), "tangential": (p1, p2)}
 
@@ -49,12 +49,12 @@ def _fisheye(values: Values) -> dict[str, object]:
 
 
 def _fov(values: Values) -> dict[str, object]:
-    """Return omega of FOV as arguments of `Lens`; with omega = 0, the lens is a pinhole camera."""
+    """Convert omega of FOV to arguments of `Lens`; with omega = 0, the lens is a pinhole camera."""
     return {"projection": "fov", "shape": tuple(values)} if values[0] else {}
 
 
 def _division(values: Values) -> dict[str, object]:
-    """Return k of SIMPLE_DIVISION and DIVISION as arguments of `Lens`."""
+    """Convert k of SIMPLE_DIVISION or DIVISION to arguments of `Lens`."""
     return {"projection": "division", "shape": tuple(values)}
 
 

@@ -48,7 +48,7 @@ def _is_model(folder: Path) -> bool:
 
 
 def read_largest_model(folders: list[Path]) -> tuple[Path, Model]:
-    """Read the COLMAP model with the most images, and log if there are several.
+    """Read the COLMAP model with the most images, and log this choice if there are several models.
 
     Args:
         folders: Folders of the models.

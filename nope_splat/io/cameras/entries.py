@@ -1,4 +1,8 @@
-"""Cameras as read from files: any lens model, for stored or upright pixels."""
+"""Cameras as read from files, with any lens model.
+
+A camera refers either to the pixels as they are stored in the image file, or to the upright pixels: the image
+after the rotation by its EXIF orientation.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +27,11 @@ class CameraEntry:
     name: str
     """Image name in the file: a path, a file name, or a file name without extension."""
     T_world_camera: Array
-    """Camera-to-world transform, OpenCV axes, for stored or upright pixels as in the file. (4, 4)."""
+    """Camera-to-world transform, OpenCV axes. (4, 4). As in the file, it refers either to the stored image or
+    to the upright image (after EXIF rotation), see `is_upright`."""
     lens_for: Callable[[Size], Lens]
-    """Function that returns the lens for an image size (width, height) in pixels."""
+    """Function that returns the lens for an image size (width, height) in pixels, since some formats store
+    intrinsics relative to the image size."""
     size: Size | None = None
     """Image size (width, height) in pixels according to the file; None if the file does not contain the
     size."""
@@ -33,7 +39,9 @@ class CameraEntry:
     """Image size (width, height) in pixels to assume if the image is not found; None if a wrong size would
     change the intrinsics."""
     is_upright: bool = False
-    """Whether to assume upright instead of stored pixels if `size` is None or fits both."""
+    """What the camera is assumed to refer to if the image sizes leave this open: True for the upright image
+    (after EXIF rotation), False for the image as it is stored. The sizes leave this open if `size` is None,
+    or if the stored and the upright image both have the aspect ratio of `size`."""
 
 
 def check_name(name: str, others: Container[str]) -> None:
@@ -76,7 +84,15 @@ def entries_by_name(path: Path, entries: Iterable[CameraEntry]) -> dict[str, Cam
 
 
 def parsing_camera(path: Path, name: str) -> AbstractContextManager[None]:
-    """Return the context manager `parsing` with an error message for the camera of image `name` in a file."""
+    """Convert exceptions that a damaged camera causes within a `with` block to a `NopeSplatError`.
+
+    Args:
+        path: The camera file, for the error message.
+        name: Image name of the camera, for the error message.
+
+    Returns:
+        The context manager `parsing`, with the start and the end of the error message filled in.
+    """
     return parsing(f"the camera of {one_line(name)} in {path} cannot be used", "correct it or remove it")
 
 

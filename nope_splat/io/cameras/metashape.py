@@ -38,10 +38,12 @@ PROJECTIONS: dict[str, Projection] = {
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Parts of a Metashape chunk, by the IDs with which cameras refer to them."""
+    """Contents of a Metashape chunk, as dictionaries with the IDs in the file as keys."""
 
     sensors: Mapping[str | None, Element]
+    """XML element of each sensor (camera model with its calibration), by sensor ID."""
     cameras: Mapping[str | None, Element]
+    """XML element of each camera (one image), by camera ID."""
     groups: Mapping[str | None, str]
     """Group label of each camera in a group, by camera ID."""
     transforms: Mapping[str | None, Similarity]
@@ -132,7 +134,7 @@ def _read_similarity(transform: Element | None) -> Similarity:
 
 
 def _component_id(camera: Element, chunk: _Chunk) -> str | None:
-    """Return the component ID of a camera or, if the camera has none, of its master camera in the rig."""
+    """Return the component ID of a camera or, if it is missing, that of the master camera of its rig."""
     master = chunk.cameras.get(camera.get("master_id"), camera)
     return camera.get("component_id") or master.get("component_id")
 

@@ -1,4 +1,4 @@
-"""Pose and intrinsics of one image, with lengths in pixels divided by the longer image side."""
+"""Pose and intrinsics of one image, independent of the image resolution."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nope_splat.utils.typing import Array
 
 @dataclass(frozen=True)
 class NamedCamera:
-    """Pose and intrinsics of one image. Lengths in pixels are divided by the longer image side."""
+    """Pose and intrinsics of one image; focal length and principal point are relative to the image size."""
 
     T_world_camera: Array
     """Camera-to-world transform, OpenCV axes. (4, 4)."""

@@ -117,7 +117,15 @@ def original_name(name: str) -> str:
 
 
 def is_converted_copy(name: str, photo: str) -> bool:
-    """Check whether an image name that matches a photo is the name of an exported, upright copy of it."""
+    """Check whether a camera belongs to an exported copy of a photo that was converted, and thus is upright.
+
+    Args:
+        name: Image name in the camera file, such as `a.heic.png`.
+        photo: Name of the photo that the image name matches, such as `a.heic`.
+
+    Returns:
+        True if `name` differs from `photo` and is a name that `export_images` gives to converted copies.
+    """
     last = file_name(name)
     return last != file_name(photo) and original_name(last) != last
 
@@ -149,7 +157,10 @@ def _add_matches(
 
 
 def _unique_keys(paths: Paths, convert: Callable[[str], str], count: int) -> dict[tuple[str, ...], str]:
-    """Return image names by the last `count` parts of their paths, without parts that several paths share."""
+    """Return the image name for the last `count` parts of each path, with the file name after `convert`.
+
+    The parts are the keys of the result. Parts that several paths share are omitted.
+    """
     names: dict[tuple[str, ...], list[str]] = {}
     for name, path in paths.items():
         names.setdefault((*path[-count:-1], convert(path[-1])), []).append(name)

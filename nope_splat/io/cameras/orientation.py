@@ -54,7 +54,8 @@ def refers_to_stored_pixels(
         image: The image.
         size: Image size (width, height) in pixels in the camera file, for example of a scaled copy; None if
             unknown.
-        is_upright: Whether to assume upright instead of stored pixels if `size` is None or fits both.
+        is_upright: Assumption if `size` is None or has the aspect ratio of both the stored and the upright
+            image: True for upright pixels, False for stored pixels.
         path: The camera file, for the error message.
         name: Image name in this file, for the error message.
 
@@ -62,7 +63,8 @@ def refers_to_stored_pixels(
         True for stored pixels, False for upright ones.
 
     Raises:
-        NopeSplatError: If `size` has neither the aspect ratio of the stored nor of the upright image.
+        NopeSplatError: If the aspect ratio of `size` differs from those of the stored and of the upright
+            image.
     """
     stored, upright = stored_size(image), (image.width, image.height)
     if size is None:
@@ -72,21 +74,22 @@ def refers_to_stored_pixels(
         raise NopeSplatError(
             "wrong-size",
             f"the camera of {name} in {path} is for {size[0]:g} x {size[1]:g} pixels, but the photo has"
-            f" {stored[0]} x {stored[1]}, which is a different aspect ratio; pass the photos for which the"
-            " cameras were made",
+            f" {stored[0]} x {stored[1]}, which is a different aspect ratio; pass the photos from which"
+            " the cameras were computed",
         )
     return fits_stored and not (fits_upright and is_upright)
 
 
-def shows_upright_pixels(cameras: Sequence[tuple[ImageFile, Size | None]]) -> bool:
-    """Check whether the image sizes in a camera file can only be those of upright images.
+def sizes_imply_upright_pixels(cameras: Sequence[tuple[ImageFile, Size | None]]) -> bool:
+    """Check whether the image sizes in a camera file imply that its cameras refer to upright images.
 
     Args:
-        cameras: Image and image size of each camera; None for an unknown size.
+        cameras: For each camera, its image, and the image size (width, height) in the camera file; None if
+            the file has no size.
 
     Returns:
-        Whether the size of at least one camera fits only the upright pixels of its image, and no size fits
-        only the stored pixels.
+        True if at least one size has the aspect ratio of the upright image only, and no size has the aspect
+        ratio of the stored image only.
     """
     fits = [
         (_has_aspect(size, (image.width, image.height)), _has_aspect(size, stored_size(image)))
@@ -106,10 +109,13 @@ def turn_upright(
 ) -> dict[Key, NamedCamera]:
     """Convert the cameras that refer to stored pixels to cameras for upright pixels.
 
-    A scene reconstructed from mirrored pixels is mirrored. If the stored pixels of all photos are mirrored,
-    the world is therefore reflected. Mirrored and other photos cannot be reconstructed together. If only
-    some stored photos are mirrored, the camera file is assumed to refer to the upright pixels of these
-    photos. This is possible only if their stored and upright pixels have the same aspect ratio.
+    EXIF orientations may also mirror a photo. There are two cases in which stored pixels are mirrored:
+
+    - If the stored pixels of all photos are mirrored, the reconstructed scene is mirrored, too. The poses are
+      corrected by a reflection of the world.
+    - If the stored pixels of only some photos are mirrored, no program can have reconstructed the scene from
+      the stored pixels. The cameras of these photos are assumed to refer to upright pixels after all. This is
+      possible only if the stored and the upright image have the same aspect ratio.
 
     Args:
         cameras: The cameras.
@@ -121,7 +127,8 @@ def turn_upright(
         The cameras, for upright pixels.
 
     Raises:
-        NopeSplatError: If some cameras refer to mirrored pixels for certain, and others do not.
+        NopeSplatError: If only some cameras refer to mirrored pixels, and one of them cannot refer to upright
+            pixels because of its aspect ratio.
     """
     orientations = {key: images[key].exif.orientation if stored[key] else 1 for key in cameras}
     mirrored = [key for key, orientation in orientations.items() if orientation in MIRRORED]
@@ -131,8 +138,9 @@ def turn_upright(
             if not _has_aspect(stored_size(image), (image.width, image.height)):
                 raise NopeSplatError(
                     "unreadable-file",
-                    f"the cameras in {path} are for photos of which some are stored mirrored, such as"
-                    f" {image.name}; save the photos upright, and find the cameras again",
+                    f"{path} has cameras for the stored pixels of photos, and only some of these are"
+                    f" mirrored, such as {image.name}; save all photos upright, and compute the cameras"
+                    " again",
                 )
             orientations[key] = 1
         mirrored = []
@@ -140,7 +148,13 @@ def turn_upright(
 
 
 def _turned(camera: NamedCamera, orientation: int, is_world_mirrored: bool) -> NamedCamera:
-    """Convert a camera for the stored pixels of a photo with an EXIF orientation to upright pixels."""
+    """Convert a camera from the stored pixels to the upright pixels of its photo (see `turn_upright`).
+
+    Args:
+        camera: The camera.
+        orientation: EXIF orientation of the photo; 1 if the camera already refers to upright pixels.
+        is_world_mirrored: Whether the reconstructed scene is mirrored.
+    """
     turn: Array = np.array(UPRIGHT_FROM_STORED[orientation], dtype=np.float64)
     T_stored_upright = np.eye(4)
     T_stored_upright[:2, :2] = turn.T

@@ -18,7 +18,7 @@ from nope_splat.io.cameras.named_camera import NamedCamera
 from nope_splat.io.cameras.names import file_name, is_converted_copy, match_names, short_names
 from nope_splat.io.cameras.orientation import (
     refers_to_stored_pixels,
-    shows_upright_pixels,
+    sizes_imply_upright_pixels,
     stored_size,
     turn_upright,
 )
@@ -93,9 +93,10 @@ def read_image_cameras(path: Path, images: Sequence[ImageFile]) -> dict[int, Nam
     """Read the cameras of given images, for the upright pixels of the images.
 
     Cameras for stored pixels are rotated or mirrored by the EXIF orientation of their images. Whether a
-    camera refers to stored or upright pixels is determined from its image size. If both are possible, stored
-    pixels are assumed, except for ground truth files, for images that this package exported and converted,
-    and if other cameras of the file can only refer to upright pixels.
+    camera refers to stored or upright pixels is determined from its image size. If the file has no size, or
+    the size fits both, stored pixels are assumed. In three cases, upright pixels are assumed instead: for
+    cameras in ground truth files, for images that `export_images` converted, and for files in which other
+    image sizes fit upright pixels only.
 
     Args:
         path: File or folder of the cameras (see `read_named_cameras`).
@@ -116,7 +117,7 @@ def read_image_cameras(path: Path, images: Sequence[ImageFile]) -> dict[int, Nam
     cameras: dict[int, NamedCamera] = {}
     stored: dict[int, bool] = {}
     sized = [(images[index_of_name[other]], entries[name].size) for name, other in matches.items()]
-    only_upright = shows_upright_pixels(sized)
+    only_upright = sizes_imply_upright_pixels(sized)
     for name, entry in entries.items():
         image = images[index_of_name[matches[name]]] if name in matches else None
         with parsing_camera(path, name):
@@ -133,12 +134,12 @@ def read_image_cameras(path: Path, images: Sequence[ImageFile]) -> dict[int, Nam
 
 
 def _report_missing_photos(path: Path, missing: Sequence[str], num_cameras: int) -> None:
-    """Warn that some cameras belong to no photo; raise `NopeSplatError` if most of them do not."""
+    """Warn if there are cameras without a photo; raise `NopeSplatError` if most cameras have no photo."""
     if 2 * len(missing) > num_cameras:
         raise NopeSplatError(
             "name-mismatch",
-            f"{path} has a camera for {missing[0]}, but no photo has that name, and most other cameras have"
-            " no photo, either; use the photo names of the file",
+            f"most cameras in {path} belong to none of the photos, such as the camera of {missing[0]}; rename"
+            " the photos to the names in the file",
         )
     if missing:
         logger.warning(

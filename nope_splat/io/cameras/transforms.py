@@ -1,4 +1,7 @@
-"""Read a `transforms.json` in the format of nerfstudio, NeRF or instant-ngp, and ground truth files."""
+"""Read a `transforms.json` in the format of nerfstudio, NeRF or instant-ngp, or a ground truth file.
+
+The function `read_ground_truth` describes ground truth files.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ from nope_splat.io.cameras.entries import CameraEntry, parsing_camera
 from nope_splat.io.cameras.lenses import Lens, Size, UnsuitableLens, panorama_error
 
 PERSPECTIVE = frozenset({"SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "PERSPECTIVE"})
-"""Values of `camera_model` for perspective cameras; distortion that is not given is zero."""
+"""Values of `camera_model` for perspective cameras. Their distortion coefficients are zero if the file does
+not contain them."""
 FISHEYE = frozenset(
     {
         "OPENCV_FISHEYE",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from nope_splat.utils.typing import Mask
@@ -28,5 +29,8 @@ class BundleAdjustmentOptions:
     """Maximum number of accepted Levenberg-Marquardt steps."""
     tolerance: float = 1e-5
     """The bundle adjustment stops when a step reduces the cost by less than this fraction of the cost."""
+    clear_cost: float = math.inf
+    """The bundle adjustment stops when its final cost will clearly be larger than this value (see
+    `LevenbergMarquardtConfig.clear_cost`)."""
     device: str = "cpu"
     """PyTorch device on which the bundle adjustment runs."""

@@ -54,5 +54,5 @@ def score_probabilities(problem: BundleProblem, noise: float, tested: Tensor) ->
         if len(rows):
             information = torch.linalg.inv(covariance[rows[:, None], rows])
             statistic = float(step[rows] @ information @ step[rows]) / noise**2
-            probabilities[camera] = chi2.sf(statistic, len(rows))
+            probabilities[camera] = float(chi2.sf(statistic, len(rows)))
     return probabilities

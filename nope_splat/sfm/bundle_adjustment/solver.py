@@ -7,7 +7,9 @@ system of the poses and the shared intrinsics.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -48,19 +50,22 @@ class BundleResult:
         return (self.cost / max(2 * len(problem.xy) - unknowns, 1)) ** 0.5
 
 
-def bundle_adjust(problem: BundleProblem, max_iterations: int = 25, tolerance: float = 1e-5) -> BundleResult:
+def bundle_adjust(
+    problem: BundleProblem, max_iterations: int = 25, tolerance: float = 1e-5, clear_cost: float = math.inf
+) -> BundleResult:
     """Minimize the Huber cost of the reprojection errors plus the cost of the priors on the intrinsics.
 
     Args:
         problem: Observations and initial variables.
         max_iterations: Maximum number of accepted steps.
         tolerance: The iteration stops when a step reduces the cost by less than this fraction of the cost.
+        clear_cost: The iteration stops when the final cost will clearly be larger than this value.
 
     Returns:
         The problem with adjusted variables, and its cost before and after.
     """
-    config = replace(SOLVER, max_iterations=max_iterations, tolerance=tolerance)
-    result = levenberg_marquardt(_BundleAdjustment(SchurStructure(problem)), problem, config)
+    config = replace(SOLVER, max_iterations=max_iterations, tolerance=tolerance, clear_cost=clear_cost)
+    result = levenberg_marquardt(_BundleAdjustment(problem), problem, config)
     return BundleResult(result.state, problem.cost, result.state.cost, result.iterations)
 
 
@@ -68,7 +73,12 @@ def bundle_adjust(problem: BundleProblem, max_iterations: int = 25, tolerance: f
 class _BundleAdjustment:
     """Adapter from bundle adjustment to the `Problem` interface of `levenberg_marquardt`."""
 
-    structure: SchurStructure
+    initial: BundleProblem
+    """The problem with its initial variables; the adjustment does not change its observations."""
+
+    @cached_property
+    def structure(self) -> SchurStructure:
+        return SchurStructure(self.initial)
 
     def linearize(self, state: BundleProblem) -> NormalEquations:
         return NormalEquations(state, linearize(state), self.structure)
@@ -77,18 +87,41 @@ class _BundleAdjustment:
         return retract(state, *step)
 
 
-def intrinsics_covariance(problem: BundleProblem) -> Tensor | None:
+@dataclass(frozen=True)
+class Information:
+    """Information matrix of all N poses and K cameras, in which the points are eliminated."""
+
+    matrix: Tensor
+    """Information matrix of the 6 variables of each pose and the 9 intrinsics of each camera, zero for
+    intrinsics that no camera refines. (6 N + 9 K, 6 N + 9 K)."""
+    free: Tensor
+    """Whether each variable is refined. (6 N + 9 K,), bool."""
+
+    @classmethod
+    def of(cls, problem: BundleProblem) -> Information:
+        """Compute the information matrix at the variables of a problem."""
+        equations = NormalEquations(problem, linearize(problem), SchurStructure(problem))
+        reduced, kept = equations.reduce(1e-9)[0], equations.indices
+        free = torch.cat([problem.free_poses.repeat_interleave(6), problem.free_intrinsics.flatten()])
+        matrix = reduced.new_zeros(len(free), len(free))
+        matrix[kept[:, None], kept] = reduced
+        return cls(matrix, free)
+
+
+def intrinsics_covariance(problem: BundleProblem, information: Information | None = None) -> Tensor | None:
     """Compute the marginal covariance of the shared intrinsics, assuming that `problem.sigma` is correct.
 
     Args:
         problem: A problem after bundle adjustment.
+        information: `Information.of(problem)`, if it is already known.
 
     Returns:
         Covariance matrix of the intrinsics, 9 per camera in the order of the K cameras; rows and columns of
         fixed intrinsics are zero. (9 K, 9 K). None if the normal equations are singular.
     """
+    information = information or Information.of(problem)
+    matrix, free = information.matrix, information.free
     # The undetermined scale of the scene makes the system singular; a tiny damping makes it solvable.
-    matrix, free = _information(problem)
     matrix = matrix + torch.diag(1e-9 * matrix.diagonal().abs())
     factor, info = torch.linalg.cholesky_ex(matrix[free][:, free])
     if info != 0:
@@ -103,19 +136,23 @@ def intrinsics_covariance(problem: BundleProblem) -> Tensor | None:
     return covariance
 
 
-def sample_poses(problem: BundleProblem, noise: float, num_samples: int) -> Tensor | None:
+def sample_poses(
+    problem: BundleProblem, noise: float, num_samples: int, information: Information | None = None
+) -> Tensor | None:
     """Sample poses from their Gaussian distribution around the adjusted poses, at a fixed scale of the scene.
 
     Args:
         problem: A problem after bundle adjustment, with one fixed pose.
         noise: Ratio of the actual to the assumed standard deviation of the observations.
         num_samples: Number S of samples.
+        information: `Information.of(problem)`, if it is already known.
 
     Returns:
         World-to-camera transforms. (S, N, 4, 4). None if the normal equations are singular.
     """
-    matrix, free = _information(problem)
-    matrix = matrix[free][:, free]
+    information = information or Information.of(problem)
+    free = information.free
+    matrix = information.matrix[free][:, free]
     # Scaling the scene about the center of the fixed camera changes no residual.
     T = problem.T_camera_world
     center = invert(T[~problem.free_poses])[0, :3, 3]
@@ -131,19 +168,3 @@ def sample_poses(problem: BundleProblem, noise: float, num_samples: int) -> Tens
     steps = torch.zeros(num_samples, len(free), dtype=T.dtype, device=T.device)
     steps[:, free] = noise * torch.linalg.solve_triangular(factor.mT, normal.to(T.device), upper=True).T
     return move_poses(T.expand(num_samples, -1, -1, -1), steps[:, : 6 * len(T)].view(num_samples, -1, 6))
-
-
-def _information(problem: BundleProblem) -> tuple[Tensor, Tensor]:
-    """Compute the information matrix of poses and intrinsics, in which the points are eliminated.
-
-    Returns:
-        Matrix over the 6 variables of each of the N poses and the 9 intrinsics of each of the K cameras, zero
-        for intrinsics that are not refined (6 N + 9 K, 6 N + 9 K); and whether each variable is free
-        (6 N + 9 K,).
-    """
-    equations = NormalEquations(problem, linearize(problem), SchurStructure(problem))
-    reduced, kept = equations.reduce(1e-9)[0], equations.indices
-    free = torch.cat([problem.free_poses.repeat_interleave(6), problem.free_intrinsics.flatten()])
-    matrix = reduced.new_zeros(len(free), len(free))
-    matrix[kept[:, None], kept] = reduced
-    return matrix, free

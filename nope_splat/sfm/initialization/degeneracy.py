@@ -60,7 +60,9 @@ def is_pure_rotation(
     for pair in sorted(pairs, key=lambda pair: -len(pair.indices))[: options.max_num_pairs]:
         sample = rng.permutation(len(pair.indices))[: options.max_num_matches]
         first, second = pair.indices[sample].T
-        matches.append((centered_keypoints[pair.first][first], centered_keypoints[pair.second][second]))
+        xy_first, xy_second = centered_keypoints[pair.first][first], centered_keypoints[pair.second][second]
+        shown = np.isfinite(xy_first).all(1) & np.isfinite(xy_second).all(1)  # NaN in wide-angle images
+        matches.append((xy_first[shown], xy_second[shown]))
 
     def errors(log_focal: float) -> Array:
         focal = float(np.exp(log_focal))

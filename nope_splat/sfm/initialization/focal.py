@@ -15,6 +15,9 @@ from nope_splat.sfm.camera_groups import CameraGroups
 from nope_splat.sfm.mapper_options import FocalEstimationOptions, IntrinsicsPriorOptions
 from nope_splat.utils.typing import Array
 
+MIN_NUM_MATCHES = 6
+"""Number of matches that the six-point algorithm needs."""
+
 
 @dataclass(frozen=True)
 class FocalEstimate:
@@ -286,9 +289,15 @@ def _pair_focal(centered_keypoints: Sequence[Array], pair: PairMatches, seed: in
     Returns:
         The focal length, in pixels at keypoint detection resolution, and the number of inliers.
     """
+    first = centered_keypoints[pair.first][pair.indices[:, 0]]
+    second = centered_keypoints[pair.second][pair.indices[:, 1]]
+    # Points of wide-angle images that a pinhole camera cannot show are NaN.
+    shown = np.isfinite(first).all(1) & np.isfinite(second).all(1)
+    if shown.sum() < MIN_NUM_MATCHES:
+        return 0.0, 0
     image_pair, info = poselib.estimate_shared_focal_relative_pose(
-        centered_keypoints[pair.first][pair.indices[:, 0]],
-        centered_keypoints[pair.second][pair.indices[:, 1]],
+        first[shown],
+        second[shown],
         np.zeros(2),
         {"max_epipolar_error": 2.0, "max_iterations": 2000, "min_iterations": 100, "seed": seed},
         {},

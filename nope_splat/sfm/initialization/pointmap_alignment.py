@@ -17,6 +17,7 @@ from typing import Annotated
 import numpy as np
 from tyro.conf import Suppress
 
+from nope_splat.geometry.distortion import NUM_TERMS
 from nope_splat.geometry.projection import unproject
 from nope_splat.geometry.rigid import rigid, transform
 from nope_splat.geometry.robust import cauchy_weight, robust_sigma
@@ -101,8 +102,9 @@ def align_pointmaps(
     if not extent > 0:
         return None
     poses[:, :3, 3] = centers * (10 / extent)
+    focals = np.array([focal / float(sizes.max())])
     return KnownCameras(
-        image_ids, poses, np.array([focal / float(sizes.max())]), np.zeros((1, 2)), np.zeros((1, 2))
+        image_ids, poses, focals, np.zeros((1, 2)), np.zeros((1, NUM_TERMS)), np.zeros(1, bool)
     )
 
 

@@ -82,7 +82,7 @@ def _candidate_focals(problem: SfmProblem) -> Sequence[Array]:
     if estimates is not None:
         return joint_focal_starts(estimates)
     return focal_starts(
-        problem.centered_keypoints,
+        problem.pinhole_keypoints,
         problem.pairs,
         problem.camera_groups,
         problem.exif_focals,

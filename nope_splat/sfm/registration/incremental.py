@@ -12,12 +12,13 @@ from annotated_types import Ge
 
 from nope_splat.geometry.rigid import transform
 from nope_splat.sfm.bundle_adjustment.options import BundleAdjustmentOptions
+from nope_splat.sfm.lens_models import RADIAL
 from nope_splat.sfm.mapper_options import MapperOptions
 from nope_splat.sfm.pose_estimation import estimate_absolute_pose
 from nope_splat.sfm.pose_options import AbsolutePoseOptions
 from nope_splat.sfm.state import SfmState
 from nope_splat.sfm.triangulation import complete_tracks, filter_observations, triangulate
-from nope_splat.sfm.two_view_geometry import TwoView, TwoViews
+from nope_splat.sfm.two_view_geometry import TwoView, TwoViews, depth_along
 from nope_splat.utils.progress import progress_bar
 from nope_splat.utils.ranges import COUNT, POSITIVE, SHARE
 from nope_splat.utils.typing import Array, Indices, Mask
@@ -303,7 +304,9 @@ class IncrementalMapper:
         if shared.sum() < self.registration.min_num_shared_points:
             return None
         points = state.points[state.track_ids[rows[shared]]]
-        ratio = transform(state.T_camera_world[known], points)[:, 2] / depths[shared, 0]
+        points_camera, camera = transform(state.T_camera_world[known], points), state.camera_ids[known]
+        rays = state.rays(state.xy[rows[shared]], known)
+        ratio = depth_along(rays, points_camera, bool(state.is_fisheye[camera])) / depths[shared, 0]
         T_scaled = T_new_known.copy()
         T_scaled[:3, 3] *= np.median(ratio)
         return T_scaled @ state.T_camera_world[known]
@@ -348,6 +351,7 @@ class IncrementalMapper:
             refine_focal_length=refine_focal_length
             and is_global
             and num_registered >= self.registration.min_num_images_for_focal,
+            refine_extra_params=state.is_fisheye[:, None] & RADIAL if is_global else False,
             max_iterations=8,
             tolerance=1e-3,
             device=self.options.ba_device,

@@ -46,18 +46,16 @@ def camera_profile(state: SfmState, options: CameraProfileOptions, device: str) 
     Returns:
         The effect on the noise, and the images that deviate.
     """
-    neutral = CameraProfile(1.0, np.zeros(len(state.registered), bool), state.focal[state.camera_ids])
     if state.fix_focal:
-        return neutral
-    rows = sample_observations(state, options.max_num_observations)
-    shared, separate = state.snapshot(), separate_cameras(state, options)
+        focals = state.focal[state.camera_ids]
+        return CameraProfile(1.0, np.zeros(len(focals), bool), focals)
     adjustment = BundleAdjustmentOptions(
-        max_iterations=options.max_iterations, tolerance=options.tolerance, device=device
+        max_iterations=options.max_iterations, tolerance=options.coarse_tolerance, device=device
     )
-    shared_result = shared.bundle_adjust(adjustment, rows)
-    separate_result = separate.bundle_adjust(replace(adjustment, refine_principal_point=True), rows)
-    if shared_result is None or separate_result is None:
-        return neutral
+    noise_ratio, separate = _adjust_separately(state, options, adjustment)
+    if noise_ratio > options.max_clear_ratio:
+        adjustment = replace(adjustment, tolerance=options.tolerance)
+        noise_ratio, separate = _adjust_separately(state, options, adjustment)
     deviates = np.zeros(len(state.registered), bool)
     for camera in np.unique(state.camera_ids[state.registered]):
         images = np.flatnonzero(state.registered & (state.camera_ids == camera))
@@ -65,8 +63,29 @@ def camera_profile(state: SfmState, options: CameraProfileOptions, device: str) 
         shift = np.linalg.norm(offset - np.median(offset, axis=0), axis=1) / state.longer_sides[camera]
         deviates[images] = np.abs(log_focal - np.median(log_focal)) > options.max_log_focal_deviation
         deviates[images] |= shift > options.max_principal_point_deviation
-    noise_ratio = float(np.sqrt(shared_result.cost / separate_result.cost))
     return CameraProfile(noise_ratio, deviates, separate.focal)
+
+
+def _adjust_separately(
+    state: SfmState, options: CameraProfileOptions, adjustment: BundleAdjustmentOptions
+) -> tuple[float, SfmState]:
+    """Bundle-adjust a sample of the observations with shared and with separate intrinsics.
+
+    Args:
+        state: The refined state; not changed.
+        options: Number of observations.
+        adjustment: Stopping criteria of both bundle adjustments.
+
+    Returns:
+        Ratio of the noise (see `CameraProfile.noise_ratio`), and the state with separate intrinsics.
+    """
+    rows = sample_observations(state, options.max_num_observations)
+    separate = separate_cameras(state, options)
+    shared_result = state.snapshot().bundle_adjust(adjustment, rows)
+    separate_result = separate.bundle_adjust(replace(adjustment, refine_principal_point=True), rows)
+    if shared_result is None or separate_result is None:
+        return 1.0, separate
+    return float(np.sqrt(shared_result.cost / separate_result.cost)), separate
 
 
 def separate_cameras(state: SfmState, options: CameraProfileOptions) -> SfmState:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from nope_splat.sfm.problem import SfmProblem
 from nope_splat.sfm.reliability.evidence import Evidence, collect_evidence
-from nope_splat.sfm.result import focal_uncertainty
 from nope_splat.sfm.state import SfmState
 from nope_splat.sfm.triangulation import filter_observations
 
@@ -26,11 +27,12 @@ def assess_reliability(
     Returns:
         The evidence about the remaining images, and the reason for each unregistered image, by image index.
     """
-    uncertainty = focal_uncertainty(state, problem.options)
-    evidence = collect_evidence(state, problem, focal_noise_ratio, uncertainty)
+    evidence = collect_evidence(state, problem, focal_noise_ratio)
     failures = {} if keep_doubtful else exclude_doubtful_images(state, evidence)
     if failures:
-        evidence = collect_evidence(state, problem, focal_noise_ratio, uncertainty)
+        uncertainty = evidence.focal_uncertainty
+        evidence = collect_evidence(state, problem, focal_noise_ratio)
+        evidence = replace(evidence, focal_uncertainty=uncertainty)
     return evidence, failures
 
 

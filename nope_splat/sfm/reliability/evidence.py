@@ -16,11 +16,12 @@ from scipy.sparse.csgraph import connected_components
 
 from nope_splat.sfm.mapper_options import MapperOptions
 from nope_splat.sfm.problem import SfmProblem
+from nope_splat.sfm.reliability.camera_precision import CameraPrecision
 from nope_splat.sfm.reliability.camera_profile import CameraProfile, camera_profile
 from nope_splat.sfm.reliability.match_agreement import count_matches, find_conflicting_poses
 from nope_splat.sfm.reliability.missing_points import MissingPoints, find_missing_points
 from nope_splat.sfm.reliability.options import EvidenceOptions
-from nope_splat.sfm.reliability.pose_precision import predict_pose_error
+from nope_splat.sfm.reliability.rolling_shutter import RollingShutter, measure_rolling_shutter
 from nope_splat.sfm.state import SfmState
 from nope_splat.utils.typing import Array, Indices, Mask
 
@@ -62,7 +63,9 @@ class Evidence:
     camera_profile: CameraProfile
     """Effect of separate intrinsics for each image on the noise."""
     pose_error: float
-    """Predicted mean error of the relative poses, in degrees (see `predict_pose_error`)."""
+    """Predicted mean error of the relative poses, in degrees (see `CameraPrecision.pose_error`)."""
+    rolling_shutter: RollingShutter
+    """Fraction of the residuals that a motion during the readout of the images explains."""
     focal_uncertainty: float
     """Standard deviation of the focal length, divided by the focal length, from bundle adjustment. It assumes
     that the camera model is correct."""
@@ -151,6 +154,15 @@ class Evidence:
         return self.camera_profile.noise_ratio > self.options.reliability.camera_profile.max_noise_ratio
 
     @property
+    def has_rolling_shutter(self) -> bool:
+        """Whether the cameras seem to have moved while the rows of their images were read."""
+        options, measured = self.options.reliability.rolling_shutter, self.rolling_shutter
+        return (
+            measured.along_rows > options.min_explained_fraction
+            and measured.along_rows > options.min_direction_ratio * measured.along_columns
+        )
+
+    @property
     def focal_is_determined(self) -> bool:
         """Whether the images determine the focal length.
 
@@ -162,9 +174,7 @@ class Evidence:
         return is_certain and self.focal_noise_ratio >= needed
 
 
-def collect_evidence(
-    state: SfmState, problem: SfmProblem, focal_noise_ratio: float, focal_uncertainty: float
-) -> Evidence:
+def collect_evidence(state: SfmState, problem: SfmProblem, focal_noise_ratio: float) -> Evidence:
     """Collect evidence for and against a finished reconstruction from all verified matches.
 
     Args:
@@ -172,13 +182,13 @@ def collect_evidence(
         problem: All verified matches of the connected component.
         focal_noise_ratio: Observation noise at a longer or a shorter focal length, whichever is smaller,
             divided by the noise at the refined focal length (see `FocalProfile.noise_ratio`).
-        focal_uncertainty: Standard deviation of the focal length, divided by the focal length.
 
     Returns:
         The evidence.
     """
     options = problem.options.reliability
     counts = count_matches(state, problem)
+    precision = CameraPrecision.of(state, problem.options.ba_device)
     return Evidence(
         pairs=tuple((pair.first, pair.second) for pair in problem.pairs),
         num_matches=counts.num_matches,
@@ -192,8 +202,9 @@ def collect_evidence(
         focal_noise_ratio=focal_noise_ratio,
         is_planar=problem.is_planar,
         camera_profile=camera_profile(state, options.camera_profile, problem.options.ba_device),
-        pose_error=predict_pose_error(state, options.pose_precision, problem.options.ba_device),
-        focal_uncertainty=focal_uncertainty,
+        pose_error=precision.pose_error(options.pose_precision),
+        rolling_shutter=measure_rolling_shutter(state, options.rolling_shutter, problem.options.ba_device),
+        focal_uncertainty=precision.focal_uncertainty,
         options=problem.options,
     )
 

@@ -44,7 +44,8 @@ class FocalProfile:
 def focal_profile(state: SfmState, options: FocalProfileOptions, device: str) -> FocalProfile:
     """Compare the observation noise at a longer, a shorter and the refined focal length.
 
-    Poses and points are bundle-adjusted at each focal length.
+    Poses and points are bundle-adjusted at each focal length. If both ratios are clearly larger than
+    `FocalProfileOptions.min_clear_ratio`, bundle adjustment ends early and the ratios are not exact.
 
     Args:
         state: The refined state; not changed.
@@ -57,24 +58,28 @@ def focal_profile(state: SfmState, options: FocalProfileOptions, device: str) ->
     if state.fix_focal:
         return FocalProfile(np.inf, np.inf)
     rows = sample_observations(state, options.max_num_observations)
-    adjustment = BundleAdjustmentOptions(
+    exact = BundleAdjustmentOptions(
         refine_focal_length=False, max_iterations=options.max_iterations, device=device
     )
-    reference = state.snapshot().bundle_adjust(adjustment, rows)
-    if reference is None:
+
+    def minimal_cost(at: SfmState, adjustment: BundleAdjustmentOptions) -> float:
+        result = at.bundle_adjust(adjustment, rows)
+        return np.inf if result is None else result.cost
+
+    # The poses are not adjusted to the sample, so this cost is an upper bound of the reference.
+    refined = state.snapshot()
+    reference = minimal_cost(refined, replace(exact, max_iterations=0))
+    if not np.isfinite(reference):
         return FocalProfile(np.inf, np.inf)
-    reference_cost = reference.cost
-
-    def noise_ratio(factor: float) -> float:
-        zoomed, ratio = dolly_zoom(state, factor), np.inf
-        for tolerance in (options.coarse_tolerance, adjustment.tolerance):
-            result = zoomed.bundle_adjust(replace(adjustment, tolerance=tolerance), rows)
-            ratio = np.inf if result is None else float(np.sqrt(result.cost / reference_cost))
-            if ratio >= options.min_clear_ratio:
-                break
-        return ratio
-
-    return FocalProfile(noise_ratio(options.focal_factor), noise_ratio(1 / options.focal_factor))
+    clear_factor = options.min_clear_ratio**2
+    coarse = replace(exact, tolerance=options.coarse_tolerance, clear_cost=clear_factor * reference)
+    zoomed = [dolly_zoom(state, factor) for factor in (options.focal_factor, 1 / options.focal_factor)]
+    costs = np.array([minimal_cost(at, coarse) for at in zoomed])
+    if costs.min() < clear_factor * reference:
+        reference = minimal_cost(refined, exact)
+        for index in np.flatnonzero(costs < clear_factor * reference).tolist():
+            costs[index] = minimal_cost(zoomed[index], exact)
+    return FocalProfile(*np.sqrt(costs / reference).tolist())
 
 
 def follow_focal_valley(state: SfmState, options: MapperOptions, keep_poses: bool = False) -> FocalProfile:

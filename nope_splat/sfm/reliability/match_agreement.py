@@ -8,7 +8,7 @@ import numpy as np
 
 from nope_splat.geometry.rigid import invert, rotation_angle
 from nope_splat.sfm.problem import SfmProblem
-from nope_splat.sfm.retriangulation import epipolar_errors
+from nope_splat.sfm.retriangulation import epipolar_errors, keypoint_rays
 from nope_splat.sfm.state import SfmState
 from nope_splat.utils.typing import Array, Indices, Mask
 
@@ -40,9 +40,10 @@ def count_matches(state: SfmState, problem: SfmProblem) -> MatchCounts:
     """
     num_matches, num_agreeing = np.zeros((2, len(problem.pairs)), np.int64)
     rotation, rotations = np.zeros(len(problem.pairs)), state.T_camera_world[:, :3, :3]
+    rays = keypoint_rays(state, problem)
     for index, pair in enumerate(problem.pairs):
         if state.registered[[pair.first, pair.second]].all():
-            errors = epipolar_errors(state, problem.centered_keypoints, pair)
+            errors = epipolar_errors(state, rays, pair)
             num_matches[index] = len(errors)
             num_agreeing[index] = np.count_nonzero(errors < problem.options.re_max_epipolar_error)
             rotation[index] = rotation_angle(rotations[pair.second] @ rotations[pair.first].T)

@@ -6,17 +6,15 @@ The method follows Zach et al., "What Can Missing Correspondences Tell Us About 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from nope_splat.geometry.projection import project
+from nope_splat.geometry.projection import is_visible, project
 from nope_splat.geometry.rigid import transform
 from nope_splat.sfm.problem import SfmProblem
 from nope_splat.sfm.reliability.options import EvidenceOptions
 from nope_splat.sfm.state import SfmState
-from nope_splat.sfm.triangulation import angles_between
 from nope_splat.utils.typing import Array, Indices, Mask
 
 
@@ -46,48 +44,50 @@ def find_missing_points(state: SfmState, problem: SfmProblem) -> MissingPoints:
     Returns:
         Numbers of points for all ordered pairs of images with enough expected points.
     """
-    rows = []
     visibility = _Visibility.of(state, problem)
-    registered = np.flatnonzero(state.registered).tolist()
-    for first in registered:
-        points = visibility.points_of(first)
-        for second in registered:
-            if second != first:
-                rows.extend(_count_missing(visibility, first, second, points))
-    counts = np.array(rows, np.int64).reshape(-1, 5)
-    return MissingPoints(counts[:, :2], *counts[:, 2:].T)
+    counts = [_count_missing(visibility, first) for first in np.flatnonzero(state.registered).tolist()]
+    rows = np.concatenate([np.zeros((0, 5), np.int64), *counts])
+    return MissingPoints(rows[:, :2], *rows[:, 2:].T)
 
 
-def _count_missing(
-    visibility: _Visibility, first: int, second: int, points: Indices
-) -> Iterator[tuple[int, ...]]:
-    """Count the points of one image that are expected, observed and missing in another image.
+def _count_missing(visibility: _Visibility, first: int) -> Indices:
+    """Count the points of one image that are expected, observed and missing in each other image.
 
     Args:
         visibility: Visibility of the points.
         first: Image that observes the points.
-        second: Image in which the points are expected.
-        points: Indices of points that the first image observes.
 
-    Yields:
-        Indices of both images, and numbers of expected, observed and missing points; nothing if too few
-        points are expected.
+    Returns:
+        One row for each of the m images in which enough points are expected: indices of both images, and
+        numbers of expected, observed and missing points. (m, 5).
     """
-    options = visibility.options
-    expected = visibility.expected(first, second, points)
-    observed = visibility.is_observed[points[expected], second]
-    if len(observed) < options.min_num_overlap_points:
-        return
-    cells = visibility.cells(second, points[expected])
-    in_cell, observed_in_cell = np.bincount(cells), np.bincount(cells, weights=observed)
+    options, shape = visibility.options, visibility.nearest.shape
+    second, points, cells = visibility.expected(first)
+    observed = visibility.is_observed[points, second]
+    cells += second * shape[1]
+    in_cell = np.bincount(cells, minlength=visibility.nearest.size).reshape(shape)
+    observed_in_cell = np.bincount(cells, observed, visibility.nearest.size).reshape(shape)
     is_missing = (in_cell >= options.min_num_points_in_cell) & (
         observed_in_cell <= options.max_observed_ratio_in_cell * in_cell
     )
-    num_elsewhere, num_observed = in_cell[~is_missing].sum(), observed_in_cell[~is_missing].sum()
-    if num_observed < options.min_recall * num_elsewhere:
-        # Cells without keypoints may be dark, overexposed or blurred, if few points are observed elsewhere.
-        is_missing &= visibility.num_keypoints[second, : len(in_cell)] >= options.min_num_points_in_cell
-    yield first, second, len(observed), int(observed.sum()), int(in_cell[is_missing].sum())
+    num_elsewhere, num_observed = (
+        np.where(is_missing, 0, number).sum(axis=1) for number in (in_cell, observed_in_cell)
+    )
+    # Cells without keypoints may be dark, overexposed or blurred, if few points are observed elsewhere.
+    may_be_dark = num_observed < options.min_recall * num_elsewhere
+    has_keypoints = visibility.num_keypoints >= options.min_num_points_in_cell
+    is_missing &= has_keypoints | ~may_be_dark[:, None]
+    num_expected = in_cell.sum(axis=1)
+    images = np.flatnonzero(num_expected >= options.min_num_overlap_points)
+    return np.column_stack(
+        [
+            np.full(len(images), first),
+            images,
+            num_expected[images],
+            observed_in_cell[images].sum(axis=1).astype(np.int64),
+            np.where(is_missing, in_cell, 0)[images].sum(axis=1),
+        ]
+    )
 
 
 @dataclass(frozen=True)
@@ -109,15 +109,15 @@ class _Visibility:
         options = problem.options.reliability.evidence
         num_images, num_cells = len(state.registered), options.num_grid_cells**2
         rows = np.flatnonzero(state.inlier)
+        image_ids, points = state.image_ids[rows], state.track_ids[rows]
         is_observed = np.zeros((len(state.points), num_images), bool)
-        is_observed[state.track_ids[rows], state.image_ids[rows]] = True
+        is_observed[points, image_ids] = True
         nearest = np.full((num_images, num_cells), np.inf)
         num_keypoints = np.zeros((num_images, num_cells), np.int64)
         visibility = cls(state, options, is_observed, nearest, num_keypoints)
+        xy, depths = visibility.project(image_ids, points)
+        np.minimum.at(nearest, (image_ids, visibility.cells_at(image_ids, xy)), depths)
         for image_id in np.flatnonzero(state.registered).tolist():
-            points = np.flatnonzero(is_observed[:, image_id])
-            depths = transform(state.T_camera_world[image_id], state.points[points])[:, 2]
-            np.minimum.at(nearest[image_id], visibility.cells(image_id, points), depths)
             cells = visibility.cells_at(image_id, problem.centered_keypoints[image_id])
             num_keypoints[image_id] = np.bincount(cells, minlength=num_cells)
         return visibility
@@ -128,71 +128,93 @@ class _Visibility:
         sample = np.random.default_rng(0).permutation(len(points))[: self.options.max_num_points]
         return np.sort(points[sample])
 
-    def project(self, image_id: int, points: Indices) -> tuple[Array, Array]:
-        """Project points into an image.
+    def project(self, image_ids: Indices | int, points: Indices) -> tuple[Array, Array]:
+        """Project points into images.
 
         Args:
-            image_id: Index of the image.
+            image_ids: Image of each point, or one image for all points. (n,) or ().
             points: Indices of the points. (n,).
 
         Returns:
             Image coordinates relative to the image center, in pixels at keypoint detection resolution (n, 2),
-            and depths (n,).
+            and depths, or distances for fisheye lenses (n,).
         """
         state = self.state
-        points_camera = transform(state.T_camera_world[image_id], state.points[points])
-        lens = state.lenses(image_id)
-        xy = project(points_camera, state.focal[state.camera_ids[image_id]], lens, min_depth=1e-9)
-        return xy + state.offsets(image_id), points_camera[:, 2]
+        points_camera = transform(state.T_camera_world[image_ids], state.points[points])
+        all_images, camera = np.arange(len(state.registered)), state.camera_ids[image_ids]
+        lenses = state.lenses(all_images).select(image_ids)
+        xy = project(points_camera, state.focal[camera, None], lenses, min_depth=1e-9)
+        depth = points_camera[:, 2]
+        if lenses.has_fisheye:
+            visible = is_visible(points_camera, lenses.is_fisheye)
+            distance = np.where(visible, np.linalg.norm(points_camera, axis=1), -1.0)
+            depth = np.where(lenses.is_fisheye, distance, depth)
+        return xy + state.offsets(all_images)[image_ids], depth
 
-    def cells(self, image_id: int, points: Indices) -> Indices:
-        """Compute the index of the grid cell of an image into which each point projects. (n,)."""
-        return self.cells_at(image_id, self.project(image_id, points)[0])
-
-    def cells_at(self, image_id: int, xy: Array) -> Indices:
+    def cells_at(self, image_ids: Indices | int, xy: Array) -> Indices:
         """Compute the index of the grid cell of each position in an image.
 
         Args:
-            image_id: Index of the image.
+            image_ids: Image of each position, or one image for all positions. (n,) or ().
             xy: Positions relative to the image center, in pixels at keypoint detection resolution. (n, 2).
 
         Returns:
             Cell indices, row by row; positions outside the grid get the nearest cell. (n,).
         """
-        size, half_size = self.options.num_grid_cells, self.state.half_size[image_id]
-        cells = ((xy + half_size) / (2 * half_size.max()) * size).astype(np.int64).clip(0, size - 1)
+        size, half_size = self.options.num_grid_cells, self.state.half_size
+        longer_sides = 2 * half_size.max(axis=1, keepdims=True)
+        cells = ((xy + half_size[image_ids]) / longer_sides[image_ids] * size).astype(np.int64)
+        cells = cells.clip(0, size - 1)
         return cells[:, 1] * size + cells[:, 0]
 
-    def expected(self, first: int, second: int, points: Indices) -> Mask:
-        """Decide which points of the first image should be observed in the second image.
+    def expected(self, first: int) -> tuple[Indices, Indices, Indices]:
+        """Find the points of one image that should be observed in other registered images.
 
-        A point is expected if it projects into the second image, if both images see it at a similar scale and
+        A point is expected if it projects into the other image, if both images see it at a similar scale and
         from a similar direction, and if it is not occluded.
 
         Args:
             first: Image that observes the points.
-            second: Image in which the points may be expected.
-            points: Indices of points that the first image observes. (n,).
 
         Returns:
-            True for expected points. (n,).
+            Image, point and grid cell of each expected observation. (m,), (m,), (m,).
         """
         state, options = self.state, self.options
-        centers = state.centers()
-        half_size = state.half_size[second]
-        xy, depth = self.project(second, points)
-        with np.errstate(invalid="ignore"):
-            inside = (np.abs(xy) < half_size - 2 * options.margin_ratio * half_size.max()).all(1) & (
-                depth > 0
-            )
-        _, depth_first = self.project(first, points)
-        focal = state.focal[state.camera_ids[[first, second]]]
-        scale = (focal[1] / np.maximum(depth, 1e-9)) / (focal[0] / np.maximum(depth_first, 1e-9))
-        similar = (scale < options.max_scale_ratio) & (scale > 1 / options.max_scale_ratio)
-        angles = angles_between(state.points[points] - centers[first], state.points[points] - centers[second])
-        expected = inside & similar & (angles < options.max_view_angle)
-        candidates = np.flatnonzero(expected)
-        nearest = self.nearest[second, self.cells(second, points[candidates])]
-        hidden = nearest < options.max_occluder_depth_ratio * depth[candidates]
-        expected[candidates[hidden]] = False
-        return expected
+        points = self.points_of(first)
+        others = np.flatnonzero(state.registered)
+        others = others[others != first]
+        # Few images see a point from a similar direction, so points are only projected into those.
+        number, index = np.nonzero(self._is_similar_direction(first, others, points))
+        second, index_points = others[number], points[index]
+        xy, depth = self.project(second, index_points)
+        margin = 2 * options.margin_ratio * state.half_size.max(axis=1, keepdims=True)
+        is_inside = np.abs(xy) < (state.half_size - margin)[second]
+        is_expected = is_inside[:, 0] & is_inside[:, 1] & (depth > 0)
+        depth_first = transform(state.T_camera_world[first], state.points[points])[:, 2]
+        focal, focal_first = state.focal[state.camera_ids[second]], state.focal[state.camera_ids[first]]
+        scale = (focal / np.maximum(depth, 1e-9)) / (focal_first / np.maximum(depth_first, 1e-9))[index]
+        is_expected &= (scale < options.max_scale_ratio) & (scale > 1 / options.max_scale_ratio)
+        second, xy, depth = second[is_expected], xy[is_expected], depth[is_expected]
+        cells = self.cells_at(second, xy)
+        is_visible = self.nearest[second, cells] >= options.max_occluder_depth_ratio * depth
+        return second[is_visible], index_points[is_expected][is_visible], cells[is_visible]
+
+    def _is_similar_direction(self, first: int, others: Indices, points: Indices) -> Mask:
+        """Decide whether each point is seen from similar directions by one image and by other images.
+
+        Args:
+            first: Index of the image.
+            others: Indices of the other images. (m,).
+            points: Indices of the points. (n,).
+
+        Returns:
+            True where the directions differ by less than `max_view_angle`. (m, n).
+        """
+        positions, centers = self.state.points[points].T, self.state.centers().T
+        view_first = positions - centers[:, first, None]
+        views = positions[:, None] - centers[:, others, None]
+        lengths = np.sqrt(
+            np.einsum("imn,imn->mn", views, views) * np.einsum("in,in->n", view_first, view_first)
+        )
+        cosine = np.cos(np.radians(self.options.max_view_angle))
+        return np.einsum("imn,in->mn", views, view_first) > cosine * lengths

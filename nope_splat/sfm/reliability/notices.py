@@ -75,12 +75,19 @@ def _support_notices(
 
 
 def _precision_notices(evidence: Evidence) -> Iterator[Notice]:
-    """Warn if the observations do not determine the poses precisely."""
+    """Warn if the observations do not determine the poses precisely, or if the cameras moved in readout."""
     if evidence.pose_error > evidence.options.reliability.pose_precision.max_error:
         yield Notice(
             "uncertain-poses",
             f"the photos determine the directions between cameras only to about {evidence.pose_error:.1f}"
             " degrees; add photos that overlap more, are sharper, or are farther apart",
+        )
+    if evidence.has_rolling_shutter:
+        yield Notice(
+            "rolling-shutter",
+            "the camera moved while the rows of each photo were read (rolling shutter):"
+            f" {100 * evidence.rolling_shutter.along_rows:.0f} % of the errors follow this pattern; move more"
+            " slowly, or take photos instead of a video",
         )
 
 

@@ -123,7 +123,7 @@ class FocalProfileOptions:
     """Maximum number of steps of each bundle adjustment in the test of other focal lengths."""
     coarse_tolerance: Annotated[float, POSITIVE] = 0.01
     """At other focal lengths, bundle adjustment first stops when a step reduces the cost by less than this
-    fraction of the cost. It continues only if the noise ratio is less than `min_clear_ratio`."""
+    fraction of the cost. It continues only if a noise ratio may be less than `min_clear_ratio`."""
     min_clear_ratio: Annotated[float, Gt(1)] = 1.2
     """Minimum noise ratio at which a focal length is clearly determined, without an exact ratio."""
 
@@ -158,8 +158,14 @@ class CameraProfileOptions:
     the longest tracks are used."""
     max_iterations: Annotated[int, COUNT] = 15
     """Maximum number of steps of each bundle adjustment."""
+    coarse_tolerance: Annotated[float, POSITIVE] = 5e-3
+    """Each bundle adjustment first stops when a step reduces the cost by less than this fraction of the cost.
+    It is repeated with `tolerance` only if the noise ratio is more than `max_clear_ratio`."""
+    max_clear_ratio: Annotated[float, Gt(1)] = 1.1
+    """Maximum noise ratio at which photos clearly fit one camera, without an exact ratio."""
     tolerance: Annotated[float, POSITIVE] = 1e-3
-    """Each bundle adjustment stops when a step reduces the cost by less than this fraction of the cost."""
+    """A repeated bundle adjustment stops when a step reduces the cost by less than this fraction of the
+    cost."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +187,21 @@ class PosePrecisionOptions:
 
 
 @dataclass(frozen=True)
+class RollingShutterOptions:
+    """Test of whether cameras moved while the rows of their photos were read."""
+
+    min_explained_fraction: Annotated[float, SHARE] = 0.1
+    """Minimum fraction of the squared residuals that a motion during readout explains; a larger fraction is
+    reported."""
+    min_direction_ratio: Annotated[float, Gt(1)] = 2.0
+    """Minimum ratio of the fractions explained by motions during readout of rows and of columns. Other faults
+    of the camera model explain both directions equally."""
+    max_num_observations: Annotated[int, COUNT] = 200
+    """Maximum average number of observations per photo that are used; the observations of the longest tracks
+    are used."""
+
+
+@dataclass(frozen=True)
 class ReliabilityOptions:
     """Thresholds beyond which a reconstruction counts as doubtful."""
 
@@ -192,6 +213,8 @@ class ReliabilityOptions:
     """Comparison of shared intrinsics with separate intrinsics for each photo."""
     pose_precision: PosePrecisionOptions = field(default_factory=PosePrecisionOptions)
     """Prediction of the errors of the poses."""
+    rolling_shutter: RollingShutterOptions = field(default_factory=RollingShutterOptions)
+    """Test of whether cameras moved while the rows of their photos were read."""
     max_exif_focal_ratio: Annotated[float, Gt(1)] = 1.15
     """If the estimated focal length and the focal length in the EXIF data differ by more than this factor,
     the difference is reported."""

@@ -4,6 +4,7 @@ All inputs and outputs are tensors. This package imports nothing from nope_splat
 """
 
 from nope_splat.splatting.rasterizer.rasterization import (
+    CameraModel,
     RasterizeMode,
     RenderMode,
     fold_intrinsics,
@@ -13,6 +14,7 @@ from nope_splat.splatting.rasterizer.ssim import ssim
 from nope_splat.splatting.rasterizer.threads import get_num_threads, set_num_threads
 
 __all__ = [
+    "CameraModel",
     "RasterizeMode",
     "RenderMode",
     "fold_intrinsics",

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nope_splat.splatting.rasterizer.binning import ProjectedSplats, bin_splats
+from nope_splat.splatting.rasterizer.camera_models import CAMERA_FUNCTIONS
 from nope_splat.splatting.rasterizer.composite import composite
 from nope_splat.splatting.rasterizer.composite_gradient import composite_gradient, slot_length
 from nope_splat.splatting.rasterizer.projection import camera_gradient, project, project_gradient
@@ -61,6 +62,7 @@ class Projection(torch.autograd.Function):
         near: float,
         far: float,
         radius_clip: float,
+        camera_model: str,
         also_checked: dict[str, Tensor],
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Project every Gaussian into every camera, and check all inputs for NaN and infinity.
@@ -78,6 +80,7 @@ class Projection(torch.autograd.Function):
             near: Smallest depth that is drawn, in world units.
             far: Largest depth that is drawn, in world units.
             radius_clip: Splats with at most this radius in pixels are culled.
+            camera_model: Name of the projection in `CAMERA_FUNCTIONS`.
             also_checked: Other inputs of the rasterizer to check for NaN and infinity, by name.
 
         Returns:
@@ -95,17 +98,18 @@ class Projection(torch.autograd.Function):
         radii = torch.empty((cameras, count), dtype=torch.int32, device="cpu")
         outputs = [_empty(cameras, count, *shape) for shape in ((2,), (), (3,), ())]
         arrays = [radii.numpy(), *(array for _, array in outputs)]
+        model = CAMERA_FUNCTIONS[camera_model]
         for camera in range(cameras):
             run_on_all_threads(
-                project, *inputs[:3], inputs[3][camera], inputs[4][camera], width, height, eps2d, near, far,
-                radius_clip, checked, *(array[camera] for array in arrays), not_finite,
+                project, model, *inputs[:3], inputs[3][camera], inputs[4][camera], width, height, eps2d, near,
+                far, radius_clip, checked, *(array[camera] for array in arrays), not_finite,
             )  # fmt: skip
         names = ("means", "quats", "scales", "viewmats", "Ks", *also_checked)
         for name, bad in zip(names, not_finite.tolist(), strict=True):
             if bad:
                 raise ValueError(f"{name} contains NaN or infinity.")
         ctx.save_for_backward(radii, means, quats, scales, viewmats, Ks)
-        ctx.image = width, height, eps2d
+        ctx.model, ctx.image = model, (width, height, eps2d)
         ctx.mark_non_differentiable(radii)
         ctx.set_materialize_grads(False)
         means2d, depths, conics, compensations = (tensor for tensor, _ in outputs)
@@ -127,14 +131,14 @@ class Projection(torch.autograd.Function):
         for camera in range(cameras):
             sums = np.empty((-(-count // CHUNK), 16))
             run_on_all_threads(
-                project_gradient, means, quats, scales, viewmats[camera], Ks[camera], *ctx.image,
+                project_gradient, ctx.model, means, quats, scales, viewmats[camera], Ks[camera], *ctx.image,
                 radii[camera], *(gradient[camera] for gradient in splat_gradients), gaussians_need_grad,
                 camera > 0,
                 *(array for _, array in outputs), sums,
             )  # fmt: skip
             camera_gradient(sums, viewmats_out[camera], Ks_out[camera])
         d_gaussians = [tensor if gaussians_need_grad else None for tensor, _ in outputs]
-        return *d_gaussians, d_viewmats, d_Ks, *[None] * 7
+        return *d_gaussians, d_viewmats, d_Ks, *[None] * 8
 
 
 class SphericalHarmonics(torch.autograd.Function):

@@ -35,14 +35,15 @@ from nope_splat.splatting.rasterizer.threads import (
 )
 
 MEAN, QUADRATIC, LOG_OPACITY, BOUNDS, TILT, CHANNELS = 0, 2, 5, 6, 10, 11
+"""Indices at which the parts of a record start (see the module docstring)."""
 MIN_LOG_ALPHA = -7.994353436858858
 """log2(1/255): the base-2 logarithm of the smallest alpha that is drawn."""
 
 LOG2E = 1.4426950408889634
 
 AHEAD = 8
-"""Prefetch distance, in splats: loops over depth-sorted splats prefetch records that far ahead, because the
-records are scattered in memory."""
+"""Number of splats by which loops over depth-sorted splats prefetch records in advance, because the records
+are scattered in memory."""
 
 _RADIX_BITS = 13
 _PARTS_PER_THREAD = 4
@@ -80,7 +81,7 @@ class TileLists(NamedTuple):
 
     An *intersection* is a splat in the list of a tile. The backward pass writes the gradient of each
     intersection to a *slot*. The lists need 8 bytes of memory per intersection (`splats` and `slots`), and
-    the backward pass another `4 * slot_length` bytes per intersection, which is 64 bytes for up to 8
+    the backward pass another `4 * slot_length` bytes per intersection: at most 64 bytes for up to 8
     channels.
 
     Attributes:
@@ -349,7 +350,7 @@ def fill_tiles(counter, order, records, tile_shift, tiles_wide, tiles_high, part
 
 
 @kernel
-def count_and_order(counters, width, height, radii, means2d, conics, opacities, depths, colors, tile_shift,
+def prepare_tile_lists(counters, width, height, radii, means2d, conics, opacities, depths, colors, tile_shift,
                     tiles_wide, tiles_high, records, order, scratch, order_length, tile_counts, slot_counts,
                     tile_offsets, slot_offsets):  # fmt: skip
     """Prepare the tile lists in three stages: records and depth order, intersection counts, start offsets.
@@ -390,7 +391,7 @@ def bin_splats(projected: ProjectedSplats, width: int, height: int, tile_size: i
     part_offsets = np.zeros((parts, tiles + 8), np.int64)  # the padding separates runs by a cache line
     tile_offsets, slot_offsets = np.empty(tiles + 1, np.int64), np.empty(count + 1, np.int64)
     run_on_all_threads(
-        count_and_order, width, height, *projected,
+        prepare_tile_lists, width, height, *projected,
         tile_size.bit_length() - 1, tiles_wide, tiles_high, records, order, scratch, order_length,
         part_offsets, slot_counts, tile_offsets, slot_offsets,
     )  # fmt: skip

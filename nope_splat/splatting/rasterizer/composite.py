@@ -58,8 +58,11 @@ _MIN_LOG_ALPHA = np.float32(MIN_LOG_ALPHA)
 
 
 @inlined
-def pixels_left(start, length, limit):
-    """Count the pixels of the run `start` .. `start + length - 1` that lie before `limit`."""
+def num_pixels_inside(start, length, limit):
+    """Count the pixels of a run along one axis that are inside the image.
+
+    The run has the indices `start` to `start + length - 1`; `limit` is the width or height of the image.
+    """
     return max(0, min(length, limit - start))
 
 
@@ -73,9 +76,9 @@ def initialize_tile(lanes, tile_x, tile_y, width, height, blocks_wide, blocks_hi
     outside = floats(lanes, np.float32(-1.0))
     live_blocks = 0
     for block_y in range(blocks_high):
-        rows = pixels_left(tile_y + block_y * block_height(lanes), block_height(lanes), height)
+        rows = num_pixels_inside(tile_y + block_y * block_height(lanes), block_height(lanes), height)
         for block_x in range(blocks_wide):
-            columns = pixels_left(tile_x + block_x * block_width(lanes), block_width(lanes), width)
+            columns = num_pixels_inside(tile_x + block_x * block_width(lanes), block_width(lanes), width)
             slot = (block_y * blocks_wide + block_x) * lane_count(lanes)
             store(transmittance, slot, outside)
             for row in range(rows):
@@ -151,10 +154,10 @@ def write_tile(lanes, background, tile_x, tile_y, width, height, blocks_wide, bl
     pixels, channels = len(transmittance), len(background)
     for block_y in range(blocks_high):
         y = tile_y + block_y * block_height(lanes)
-        rows = pixels_left(y, block_height(lanes), height)
+        rows = num_pixels_inside(y, block_height(lanes), height)
         for block_x in range(blocks_wide):
             x = tile_x + block_x * block_width(lanes)
-            columns = pixels_left(x, block_width(lanes), width)
+            columns = num_pixels_inside(x, block_width(lanes), width)
             block = (block_y * blocks_wide + block_x) * lane_count(lanes)
             store(transmittance, block, absolute(load(lanes, transmittance, block)))
             for row in range(rows):

@@ -35,7 +35,7 @@ from nope_splat.splatting.rasterizer.binning import (
     MIN_LOG_ALPHA,
     QUADRATIC,
 )
-from nope_splat.splatting.rasterizer.composite import MAX_ALPHA, pixels_left
+from nope_splat.splatting.rasterizer.composite import MAX_ALPHA, num_pixels_inside
 from nope_splat.splatting.rasterizer.kernels import inlined, kernel
 from nope_splat.splatting.rasterizer.simd import Lanes, absolute, any_lane, exp2, minimum, select
 from nope_splat.splatting.rasterizer.simd_channels import (
@@ -61,7 +61,7 @@ from nope_splat.splatting.rasterizer.simd_memory import (
 from nope_splat.splatting.rasterizer.threads import CHUNK, claim, finish_item, wait_for_items
 from nope_splat.splatting.rasterizer.tile_coverage import covered_blocks
 
-SUMS = 8
+NUM_SUMS = 8
 """Number of sums at the start of a slot, before the gradients of the color channels: M, Mx, My, Mxx, Mxy, Myy
 and the two absolute gradients (see the module docstring)."""
 
@@ -74,7 +74,7 @@ def slot_length(channels: int, lanes: Lanes) -> int:
 
     A slot stores the gradient sums of one intersection of a splat with a tile.
     """
-    return -(-(SUMS + channels) // lanes.count) * lanes.count
+    return -(-(NUM_SUMS + channels) // lanes.count) * lanes.count
 
 
 @inlined
@@ -92,9 +92,9 @@ def read_tile(lanes, background, tile_x, tile_y, width, height, blocks_wide, blo
         y = tile_y + block_y * block_height(lanes)
         for block_x in range(blocks_wide):
             x = tile_x + block_x * block_width(lanes)
-            columns = pixels_left(x, block_width(lanes), width)
+            columns = num_pixels_inside(x, block_width(lanes), width)
             block = (block_y * blocks_wide + block_x) * lane_count(lanes)
-            for row in range(pixels_left(y, block_height(lanes), height)):
+            for row in range(num_pixels_inside(y, block_height(lanes), height)):
                 pixel, slot = (y + row) * width + x, block + row * block_width(lanes)
                 for column in range(columns):
                     total = -d_alphas[pixel + column] if len(d_alphas) > 0 else np.float32(0.0)
@@ -168,7 +168,7 @@ def tile_gradients(counter, lanes, background, tile_size, tiles_wide, tile_order
                    records, transmittance, stop, num_drawn, d_image, d_alphas, slot_sums):  # fmt: skip
     """Write the gradient sums of every intersection of a splat with a tile to the slot of the intersection.
 
-    The sums are written to `slot_sums` (intersections, slot length); `SUMS` gives their order.
+    The sums are written to `slot_sums` (intersections, slot length); `NUM_SUMS` gives their order.
     """
     record_length, slot_length = records.shape[1], slot_sums.shape[1]
     records, slot_sums = records.reshape(-1), slot_sums.reshape(-1)
@@ -258,7 +258,7 @@ def gather_gradients(counter, lanes, records, slot_offsets, slot_sums, opacities
             d_means2d_abs[i, 1] = sums[7] * _LN2
             d_opacities[i] = sums[0] / opacities[i]
             for channel in range(d_colors.shape[1]):
-                d_colors[i, channel] = sums[SUMS + channel]
+                d_colors[i, channel] = sums[NUM_SUMS + channel]
 
 
 @kernel

@@ -192,7 +192,7 @@ def _failure_message(output: str, log: Path) -> str:
 
 @contextmanager
 def _limited_jobs() -> Iterator[None]:
-    """Set MAX_JOBS, the number of parallel compilers, while the context is active.
+    """Set MAX_JOBS, the number of parallel compilers, within a `with` block.
 
     MAX_JOBS is computed from the number of rasterizer threads and the free memory. A value that the user has
     set is kept. Without MAX_JOBS, gsplat would start ten compilers.
@@ -243,7 +243,7 @@ def _hidden_stdout() -> Iterator[None]:
 
 @contextmanager
 def _progress_display(folder: Path) -> Iterator[None]:
-    """Show the number of compiled files while the context is active, if a compilation takes place.
+    """Show the number of compiled files within a `with` block, if a compilation takes place there.
 
     A background thread shows the number. At the end, the duration of the compilation is logged.
     """

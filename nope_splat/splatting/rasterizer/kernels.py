@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from numba.core.event import Event, Listener, register
@@ -14,6 +15,15 @@ logger = logging.getLogger(__name__)
 
 intrinsic: Any = numba_intrinsic
 """numba's `intrinsic`, typed as Any because callers omit the first parameter, numba's typing context."""
+
+SOURCE_STAMP = hash(
+    tuple((f.stat().st_mtime_ns, f.stat().st_size) for f in sorted(Path(__file__).parent.glob("*.py")))
+)
+"""Hash of the times and sizes of this package's source files.
+
+numba only detects changes to the file that defines a kernel. If this value is in the name of the numba type
+of an argument of a kernel, numba also compiles the kernel again after changes to the functions that it calls.
+"""
 
 _OPTIONS = {
     "nogil": True,

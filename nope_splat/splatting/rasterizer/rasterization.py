@@ -12,6 +12,7 @@ from nope_splat.splatting.rasterizer.spherical_harmonics import MAX_DEGREE
 
 RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
 RasterizeMode = Literal["classic", "antialiased"]
+CameraModel = Literal["pinhole", "fisheye"]
 
 MAX_CHANNELS = 16
 """Maximum number of channels per Gaussian on a CPU, including depth."""
@@ -38,6 +39,7 @@ def rasterization(
     sparse_grad: bool = False,
     absgrad: bool = False,
     rasterize_mode: RasterizeMode = "classic",
+    camera_model: CameraModel = "pinhole",
     **gsplat_options: Any,
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Rasterize 3D Gaussians, with gradients with respect to the Gaussians and the cameras.
@@ -52,7 +54,7 @@ def rasterization(
     - In `info`, `means2d`, `radii` and `conics` are zero for culled Gaussians.
 
     The function is thread-safe. On a CPU the result does not depend on the number of threads. A forward and
-    backward pass takes 88 bytes per Gaussian, 12 per pixel and, with up to 8 channels, 72 bytes per
+    backward pass takes 88 bytes per Gaussian, 12 per pixel and, with up to 8 channels, at most 72 bytes per
     intersection of a splat with a tile of 64x64 pixels. Most splats intersect one or two tiles.
 
     Args:
@@ -79,16 +81,22 @@ def rasterization(
         absgrad: Whether the backward pass sets `info["means2d"].absgrad`, the sum over pixels of the absolute
             gradients (AbsGS).
         rasterize_mode: "antialiased" applies the opacity compensation of Mip-Splatting, "classic" does not.
+        camera_model: "pinhole" for perspective projection, or "fisheye" for ideal equidistant projection: the
+            distance of a pixel from the principal point is the focal length times the angle between view
+            direction and optical axis. Gaussians have to lie in front of the camera (`near_plane`), so that
+            fields of view are below 180 degrees.
         **gsplat_options: Other options of gsplat (CUDA only).
 
     Returns:
         The images (C, H, W, channels), the alphas (C, H, W, 1), and a dictionary for the densification
         strategies: `means2d` (C, N, 2), `radii` (C, N), `depths` (C, N), `conics` (C, N, 3), `opacities`
-        (C, N), `gaussian_ids` (None, as in gsplat's unpacked layout), `width`, `height`, `n_cameras`.
+        (C, N), `camera_ids` and `gaussian_ids` (None, as in gsplat's unpacked layout), `width`, `height`,
+        `n_cameras`.
 
     Raises:
-        ValueError: On a CPU, if an argument has a wrong shape or type, contains a NaN or an infinity, or is
-            not supported. The message names the argument.
+        ValueError: If `camera_model` is neither "pinhole" nor "fisheye". On a CPU, also if another argument
+            has a wrong shape or type, contains a NaN or an infinity, or is not supported. The message names
+            the argument.
 
     Example:
         >>> import torch
@@ -108,13 +116,15 @@ def rasterization(
         >>> image[0, 12, 16]
         tensor([0.9000, 0.4500, 0.0000])
     """
+    _check_camera_model(camera_model)
     if means.device.type == "cuda":
         from gsplat import rasterization as gsplat_rasterization
 
         return gsplat_rasterization(
             means, quats, scales, opacities, colors, viewmats, Ks, width, height, near_plane, far_plane,
             radius_clip, eps2d, sh_degree, packed, backgrounds=backgrounds, render_mode=render_mode,
-            sparse_grad=sparse_grad, absgrad=absgrad, rasterize_mode=rasterize_mode, **gsplat_options,
+            sparse_grad=sparse_grad, absgrad=absgrad, rasterize_mode=rasterize_mode,
+            camera_model=camera_model, **gsplat_options,
         )  # fmt: skip
     _check_supported(packed=packed, sparse_grad=sparse_grad, **gsplat_options)
     cameras = viewmats.shape[0]
@@ -127,7 +137,7 @@ def rasterization(
 
     radii, means2d, depths, conics, compensations = Projection.apply(
         means, quats, scales, viewmats, Ks, width, height, eps2d, near_plane, far_plane, radius_clip,
-        {"opacities": opacities, "colors": colors, "backgrounds": backgrounds},
+        camera_model, {"opacities": opacities, "colors": colors, "backgrounds": backgrounds},
     )  # fmt: skip
     opacities = _per_camera(opacities, cameras, 1)
     if rasterize_mode == "antialiased":
@@ -164,7 +174,7 @@ def rasterization(
 
 
 def fold_intrinsics(viewmats: Tensor, Ks: Tensor) -> Tensor:
-    """Make the view matrices carry the gradient of `Ks`, for rasterizers without gradients of `Ks`.
+    """Pass the gradient of `Ks` through the view matrices, for rasterizers without a gradient of `Ks`.
 
     gsplat differentiates with respect to the view matrices but not with respect to `Ks`. A pinhole image
     depends on the focal length f, the principal point c and camera coordinates (X, Y, Z) only through f X / Z
@@ -172,6 +182,9 @@ def fold_intrinsics(viewmats: Tensor, Ks: Tensor) -> Tensor:
     a_x = (c_x - c_x.detach()) / f.detach(), which is exactly 0, and replace Y in the same way. Then the image
     is unchanged, and the view matrices carry the whole gradient of f and c. Pass `Ks` detached to the
     rasterizer. The rasterizer has to support view matrices whose 3 x 3 part is not a rotation.
+
+    This holds for pinhole cameras only: with `camera_model="fisheye"`, the angle from the optical axis is not
+    proportional to X and Y. There, only the CPU rasterizer has gradients of f and c, those of `Ks`.
 
     Args:
         viewmats: World-to-camera transforms. (C, 4, 4)
@@ -273,3 +286,9 @@ def _check_options(width: int, height: int, render_mode: str, rasterize_mode: st
         raise ValueError(f"render_mode must be one of {', '.join(RenderMode.__args__)}, not {render_mode}.")
     if rasterize_mode not in RasterizeMode.__args__:
         raise ValueError(f"rasterize_mode must be classic or antialiased, not {rasterize_mode}.")
+
+
+def _check_camera_model(camera_model: str) -> None:
+    """Raise a ValueError if the camera model is not supported, as gsplat's "ortho"."""
+    if camera_model not in CameraModel.__args__:
+        raise ValueError(f"camera_model must be pinhole or fisheye, not {camera_model}.")

@@ -11,8 +11,7 @@ AVX-512, 8 on AVX2, 4 on SSE2 and NEON). The kernel computes with three types of
 For example, `exponent = e - dx * (a * dx + b)` evaluates a whole block of pixels. The operations are emitted
 as LLVM vector instructions: they depend neither on auto-vectorization nor on a compiler on the user's
 machine, and one source supports all widths. numba caches a kernel under its signature, which contains the
-type of `Lanes`: the lane count, and a hash of the times and sizes of this package's source files. The hash is
-needed because numba only detects changes to the file that defines the kernel.
+type of `Lanes`: the lane count, and `SOURCE_STAMP`.
 
 The lanes of a vector cover a small block of pixels, as square as possible (4x4, 4x2, 2x2). A splat with a
 diameter of a few pixels intersects fewer square blocks than horizontal runs of pixels.
@@ -21,7 +20,6 @@ diameter of a few pixels intersects fewer square blocks than horizontal runs of 
 from __future__ import annotations
 
 import operator
-from pathlib import Path
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -32,13 +30,10 @@ from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import NativeValue, models, register_model, unbox
 
-from nope_splat.splatting.rasterizer.kernels import intrinsic
+from nope_splat.splatting.rasterizer.kernels import SOURCE_STAMP, intrinsic
 
 FAST_MATH = ("contract", "nsz", "arcp")  # no "reassoc", so that forward and backward pass round identically
 BLOCK_SHAPES = {16: (4, 4), 8: (4, 2), 4: (2, 2)}  # lanes: (width, height) of the pixel block
-_SOURCE_STAMP = hash(
-    tuple((f.stat().st_mtime_ns, f.stat().st_size) for f in sorted(Path(__file__).parent.glob("*.py")))
-)
 
 
 class Lanes:
@@ -55,7 +50,7 @@ class Lanes:
         if count not in BLOCK_SHAPES:
             raise ValueError(f"A SIMD register holds 4, 8 or 16 pixels, not {count}.")
         self.count = count
-        self._numba_type_ = LanesType(count, _SOURCE_STAMP)  # attribute that numba reads
+        self._numba_type_ = LanesType(count, SOURCE_STAMP)  # attribute that numba reads
 
     @classmethod
     def for_host(cls) -> Lanes:

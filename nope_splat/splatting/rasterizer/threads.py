@@ -137,7 +137,7 @@ Linux."""
 
 @contextlib.contextmanager
 def _excluding_core(core: int) -> Iterator[None]:
-    """Exclude a core from this thread's affinity while the context is active, unless it is the only core."""
+    """Exclude a core from this thread's affinity within a `with` block, unless the core is the only one."""
     if sys.platform != "linux":
         yield
         return
@@ -154,7 +154,7 @@ _pool = ThreadPoolExecutor(max_workers=256, thread_name_prefix="splatting")
 
 
 class _Worker:
-    """Worker that runs tasks one by one on a thread of the pool, and releases the thread if none is left."""
+    """Worker that runs tasks one by one on a thread of the pool; after the last task, the thread is free."""
 
     def __init__(self) -> None:
         self.error: BaseException | None = None
@@ -189,7 +189,7 @@ class _Worker:
         return task
 
     def _run(self, caller_core: int) -> None:
-        """Run submitted tasks until none is left, if possible not on the core `caller_core`."""
+        """Run the submitted tasks one after the other, if possible not on the core `caller_core`."""
         with _excluding_core(caller_core):
             while task := self._next_task():
                 run, counters, upcoming, finished, arguments = task

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.analysis.random_kills import EXPERIMENT, Lab, Settings, file_digests, progress, training_digests
+from scripts.analysis.random_kills import Lab, Settings
+from scripts.analysis.training_results import EXPERIMENT, file_digests, progress, training_digests
 
 SLEEPS = "print('Reading photos', flush=True); import time; time.sleep(100)"
 
@@ -43,7 +44,7 @@ def test_a_running_command_is_killed(lab: Lab, tmp_path: Path) -> None:
 def test_a_complete_command_is_not_killed(lab: Lab, tmp_path: Path) -> None:
     assert not lab.kill("ns-eval", [sys.executable, "-c", ""], tmp_path / "trial", "time")
     assert not lab.kills
-    with pytest.raises(SystemExit, match="ns-eval failed"):
+    with pytest.raises(SystemExit, match="failed with status 1"):
         lab.kill("ns-eval", [sys.executable, "-c", "raise ValueError"], tmp_path / "trial", "time")
 
 

@@ -17,9 +17,9 @@ def centered_keypoints(scene: SyntheticScene) -> list[np.ndarray]:
     return [keypoints.xy - np.array(scene.size) / 2 for keypoints in scene.keypoints]
 
 
-def focals(scene: SyntheticScene) -> np.ndarray:
-    """Repeat the focal length for each image."""
-    return np.full(len(scene.names), scene.camera.focal)
+def cameras(scene: SyntheticScene) -> list[Camera]:
+    """Repeat the camera for each image."""
+    return len(scene.names) * [scene.camera]
 
 
 @pytest.mark.parametrize("focal", [350.0, 700.0, 1800.0])
@@ -65,7 +65,7 @@ def test_weighted_quantiles() -> None:
 
 def test_relative_poses_and_depths() -> None:
     scene = make_scene(4, wrong=0.1)
-    two_views = relative_poses(centered_keypoints(scene), scene.matches.pairs, focals(scene))
+    two_views = relative_poses(centered_keypoints(scene), scene.matches.pairs, cameras(scene))
     assert len(two_views) == len(scene.matches.pairs)
     for (first, second), view in two_views.items():
         T = invert(scene.T_world_camera[second]) @ scene.T_world_camera[first]
@@ -85,7 +85,7 @@ def test_relative_poses_and_depths() -> None:
 
 def test_from_image_swaps_the_pair() -> None:
     scene = make_scene(2, noise=0.0, wrong=0.0)
-    view = relative_poses(centered_keypoints(scene), scene.matches.pairs, focals(scene))[0, 1]
+    view = relative_poses(centered_keypoints(scene), scene.matches.pairs, cameras(scene))[0, 1]
     second, T_second_image, keypoints, depths = view.from_image(1)
     assert second == 0
     np.testing.assert_allclose(T_second_image @ view.T_second_first, np.eye(4), atol=1e-12)
@@ -96,5 +96,5 @@ def test_from_image_swaps_the_pair() -> None:
 def test_parallax_is_measured() -> None:
     poses = np.stack([look_at(np.array([x, -40.0, 0.0]), np.zeros(3)) for x in (-2.0, 2.0)])
     scene = make_scene(poses=poses, camera=Camera(6000.0), noise=0.05)
-    (view,) = relative_poses(centered_keypoints(scene), scene.matches.pairs, focals(scene)).values()
+    (view,) = relative_poses(centered_keypoints(scene), scene.matches.pairs, cameras(scene)).values()
     assert view.angle == pytest.approx(np.degrees(2 * np.arctan(2 / 40)), rel=0.1)

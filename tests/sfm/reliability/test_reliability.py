@@ -139,7 +139,7 @@ def test_points_are_not_missing_in_a_dark_image(tmp_path: Path) -> None:
 
 
 def test_missing_points_count_only_in_pairs_with_enough_expected_ones(tmp_path: Path) -> None:
-    evidence = collect_evidence(*registered_state(make_scene(), tmp_path), 1.5, 0.0)
+    evidence = collect_evidence(*registered_state(make_scene(), tmp_path), 1.5)
     few = evidence.options.reliability.evidence.min_num_expected - 1
     missing = MissingPoints(
         image_ids=np.array([[0, 1], [1, 0], [0, 2], [2, 0]]),

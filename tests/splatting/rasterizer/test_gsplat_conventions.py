@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
-from fixtures.dense_reference import random_scene, relative_error
+from fixtures.dense_reference import random_fisheye_scene, random_scene, relative_error
 from gsplat import DefaultStrategy
 from gsplat.cuda._torch_impl import _fully_fused_projection, _quat_scale_to_covar_preci, _spherical_harmonics
 
@@ -14,9 +15,13 @@ from nope_splat.splatting.rasterizer import rasterization
 from nope_splat.splatting.rasterizer.autograd import Projection, SphericalHarmonics
 
 
-def test_projection_and_its_gradients_match_gsplat() -> None:
+@pytest.mark.parametrize("camera_model", ["pinhole", "fisheye"])
+def test_projection_and_its_gradients_match_gsplat(camera_model: Literal["pinhole", "fisheye"]) -> None:
     scene = random_scene(1, count=200, cameras=2)
-    scene = replace(scene, scales=scene.scales.clamp_min(1e-3))
+    if camera_model == "fisheye":
+        scene = random_fisheye_scene(1, 150.0, count=200, cameras=2)
+    smallest = 0.06 / scene.Ks[0, 0, 0].item()  # because 1 / compensation is bounded
+    scene = replace(scene, scales=scene.scales.clamp_min(smallest))
     exact, actual = scene.leaves(torch.float64), scene.leaves()
     covariances, _ = _quat_scale_to_covar_preci(exact.quats, exact.scales, compute_preci=False)
     assert covariances is not None
@@ -28,6 +33,7 @@ def test_projection_and_its_gradients_match_gsplat() -> None:
         scene.width,
         scene.height,
         calc_compensations=True,
+        camera_model=camera_model,
     )
     outputs = Projection.apply(
         actual.means,
@@ -41,6 +47,7 @@ def test_projection_and_its_gradients_match_gsplat() -> None:
         0.01,
         1e10,
         0.0,
+        camera_model,
         {},
     )
     visible = expected[0] > 0

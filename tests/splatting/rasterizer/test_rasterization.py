@@ -274,6 +274,7 @@ def test_inputs_with_nan_or_infinity_are_named(name: str, value: float) -> None:
         ({"distributed": True}, "distributed"),
         ({"render_mode": "normals"}, "render_mode"),
         ({"rasterize_mode": "fast"}, "rasterize_mode"),
+        ({"camera_model": "ortho"}, "camera_model"),
         ({"sh_degree": 1}, "colors"),
         ({"backgrounds": torch.zeros(2, 3)}, "backgrounds"),
     ],

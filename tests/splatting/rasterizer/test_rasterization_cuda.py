@@ -12,7 +12,7 @@ from typing import Any
 import gsplat
 import pytest
 import torch
-from fixtures.dense_reference import Scene, random_scene, relative_error
+from fixtures.dense_reference import Scene, random_fisheye_scene, random_scene, relative_error
 from torch import Tensor
 
 from nope_splat.splatting.rasterizer import fold_intrinsics, rasterization, ssim
@@ -28,9 +28,16 @@ TOLERANCE = 1e-4 if IS_PRETEND else 1e-2
 CAMERAS = 3
 
 
-def mild_scene(seed: int, cameras: int = 1) -> Scene:
-    """Make a scene whose splats are invisible beyond three standard deviations, with one camera per zoom."""
-    scene = random_scene(seed, count=150, width=64, height=48, cameras=cameras)
+def mild_scene(seed: int, cameras: int = 1, field_of_view: float | None = None) -> Scene:
+    """Make a scene whose splats are invisible beyond three standard deviations, with one camera per zoom.
+
+    The cameras are fisheye cameras if a field of view in degrees is given.
+    """
+    size = {"count": 150, "width": 64, "height": 48, "cameras": cameras}
+    if field_of_view is None:
+        scene = random_scene(seed, **size)
+    else:
+        scene = random_fisheye_scene(seed, field_of_view, **size)
     zoom = torch.linspace(1.0, 1.2, cameras)[:, None, None]
     Ks = torch.cat([scene.Ks[:, :2] * zoom, scene.Ks[:, 2:]], 1)
     opacities, scales = scene.opacities.clamp_max(0.3), scene.scales.clamp_min(1e-3)
@@ -52,12 +59,16 @@ def rasterize(scene: Scene, viewmats: Tensor, Ks: Tensor, **options: Any) -> tup
 def evaluate(scene: Scene, device: str, **options: Any) -> dict[str, Tensor]:
     """Compute images, alphas and all gradients of a loss.
 
-    On CUDA the intrinsics receive gradients through the view matrices, on a CPU directly.
+    On CUDA the intrinsics of pinhole cameras receive gradients through the view matrices, on a CPU directly.
+    The intrinsics of fisheye cameras have gradients on a CPU only, which are left out.
     """
-    copy = to_device(scene, device)
-    folded = device == "cuda"
+    copy, is_pinhole = to_device(scene, device), scene.camera_model == "pinhole"
+    folded = device == "cuda" and is_pinhole
+    options["camera_model"] = scene.camera_model
     viewmats = fold_intrinsics(copy.viewmats, copy.Ks) if folded else copy.viewmats
-    images, alphas, info = rasterize(copy, viewmats, copy.Ks.detach() if folded else copy.Ks, **options)
+    images, alphas, info = rasterize(
+        copy, viewmats, copy.Ks if device == "cpu" else copy.Ks.detach(), **options
+    )
     info["means2d"].retain_grad()
     generator = torch.Generator().manual_seed(0)
     weights = [torch.randn(x.shape, generator=generator).to(device) for x in (images, alphas)]
@@ -69,11 +80,12 @@ def evaluate(scene: Scene, device: str, **options: Any) -> dict[str, Tensor]:
     results = {
         **gradients,
         "viewmats": gradients["viewmats"][:, :3],
-        "focal lengths": focal_and_center[:, [0, 1], [0, 1]],
-        "principal points": focal_and_center[:, :2, 2],
         "means2d": torch.where(visible[..., None], info["means2d"].grad, 0.0),
         "absgrad": torch.where(visible[..., None], info["means2d"].absgrad, 0.0),
     }
+    if is_pinhole:
+        results["focal lengths"] = focal_and_center[:, [0, 1], [0, 1]]
+        results["principal points"] = focal_and_center[:, :2, 2]
     assert all(gradient.abs().max() > 0 for gradient in results.values()), "all gradients are tested"
     return {"images": images, "alphas": alphas, "radii": radii, **results}
 
@@ -87,6 +99,18 @@ def test_images_and_gradients_agree(render_mode: str, rasterize_mode: str, sh_de
         generator = torch.Generator().manual_seed(1)
         scene = replace(scene, colors=0.3 * torch.randn(150, 16, 3, generator=generator))
     options = {"render_mode": render_mode, "rasterize_mode": rasterize_mode, "sh_degree": sh_degree}
+    assert_devices_agree(scene, options)
+
+
+@pytest.mark.parametrize("field_of_view", [90.0, 150.0, 175.0])
+@pytest.mark.parametrize("rasterize_mode", ["classic", "antialiased"])
+def test_images_and_gradients_of_fisheye_cameras_agree(rasterize_mode: str, field_of_view: float) -> None:
+    scene = mild_scene(0, CAMERAS, field_of_view)
+    assert_devices_agree(scene, {"render_mode": "RGB+ED", "rasterize_mode": rasterize_mode})
+
+
+def assert_devices_agree(scene: Scene, options: dict[str, Any]) -> None:
+    """Compare images, radii and all gradients on the CPU with those on CUDA."""
     expected, actual = (evaluate(scene, device, **options) for device in ("cpu", "cuda"))
     for name in ("images", "alphas"):
         torch.testing.assert_close(actual.pop(name).cpu(), expected.pop(name), rtol=0, atol=0.2 * TOLERANCE)

@@ -16,9 +16,17 @@ from torch import Tensor
 
 from nope_splat.geometry.axes import switch_axes
 from nope_splat.geometry.camera import Camera
-from nope_splat.plugin.camera_optimizer import intrinsic_matrices, radial_terms, world_to_camera
-from nope_splat.refinement.photometric import RenderedView, usable_pixels
-from nope_splat.refinement.single_pose import Correspondences2d3d, minimize
+from nope_splat.geometry.projection import to_plane
+from nope_splat.plugin.camera_intrinsics import (
+    camera_model,
+    distortion_terms,
+    image_size,
+    intrinsic_matrices,
+    lens_model,
+)
+from nope_splat.plugin.camera_optimizer import world_to_camera
+from nope_splat.refinement.photometric import RenderedView, compare
+from nope_splat.refinement.single_pose import Correspondences2d3d, refine_single_pose
 from nope_splat.sfm import Reconstruction
 from nope_splat.sfm.registration.resection import resect
 from nope_splat.splatting.gaussians import Gaussians
@@ -83,10 +91,10 @@ def resect_on_trained_points(
     resection = resect(xy, observed.numpy(), camera, (int(width), int(height)))
     if resection is None:
         return None
-    plane = torch.from_numpy(camera.unproject(xy, scene.image_sizes[image_id])[:, :2])
-    inliers = torch.from_numpy(resection.inliers)
+    rays = torch.from_numpy(camera.unproject(xy, scene.image_sizes[image_id]))
+    plane, inliers = to_plane(rays, camera.is_fisheye), torch.from_numpy(resection.inliers)
     correspondences = Correspondences2d3d(
-        observed[inliers].to(points.device), plane[inliers].to(points.device)
+        observed[inliers].to(points.device), plane[inliers].to(points.device), camera.is_fisheye
     )
     return switch_axes(torch.from_numpy(resection.T_world_camera)).float()[:3], correspondences
 
@@ -113,19 +121,15 @@ def refine_pose(
     Returns:
         Refined camera-to-world transform, OpenGL axes. (3, 4).
     """
-    gaussians, K = model.gaussians().detach(), intrinsic_matrices(camera)[0]
+    gaussians, K, lens = model.gaussians().detach(), intrinsic_matrices(camera)[0], lens_model(camera)
 
     def render_view(T_camera_world: Tensor) -> RenderedView:
-        rendered, depth, opacity, _ = render_image(model, gaussians, camera, T_camera_world.float()[None])
-        used = usable_pixels(depth[..., 0], opacity[..., 0], None if mask is None else mask[..., 0])
-        # Masked pixels must not affect image gradients next to the mask.
-        visible = image if mask is None else torch.where(mask, image, rendered)
-        intrinsics = K.diagonal()[:2], K[:2, 2], radial_terms(camera)
-        return RenderedView(rendered, visible, depth[..., 0], used, *intrinsics)
+        rendering = render_image(model, gaussians, camera, T_camera_world.float()[None])
+        return compare(rendering, image, mask, K, lens)
 
     with torch.no_grad():
         initial_pose = world_to_camera(camera.camera_to_worlds)[0]
-        pose = minimize(render_view, initial_pose, correspondences, max_steps)
+        pose = refine_single_pose(render_view, initial_pose, correspondences, max_steps)
     return switch_axes(torch.linalg.inv(pose)).float()[:3]
 
 
@@ -143,11 +147,10 @@ def render_image(
     Returns:
         Colors (H, W, 3), depth in world units (H, W, 1), opacity (H, W, 1) and gsplat's dictionary `info`.
     """
-    background = model.background_color.to(gaussians.means)
+    background, projection = model.background_color.to(gaussians.means), camera_model(camera)
 
-    def pinhole(K: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
-        view = CameraView(T_camera_world, K, size)
+    def ideal(K: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
+        view = CameraView(T_camera_world, K, size, camera_model=projection)
         return model.render(gaussians, view, background, render_mode="RGB+ED")
 
-    size = int(camera.width), int(camera.height)
-    return render_distorted(pinhole, intrinsic_matrices(camera), size, radial_terms(camera))
+    return render_distorted(ideal, intrinsic_matrices(camera), image_size(camera), distortion_terms(camera))

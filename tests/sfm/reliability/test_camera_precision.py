@@ -13,8 +13,8 @@ from nope_splat.sfm import SfmOptions
 from nope_splat.sfm.component_reconstruction import reconstruct_component
 from nope_splat.sfm.pipeline import reconstruct_from_matches
 from nope_splat.sfm.problem import Priors
+from nope_splat.sfm.reliability.camera_precision import CameraPrecision
 from nope_splat.sfm.reliability.options import PosePrecisionOptions
-from nope_splat.sfm.reliability.pose_precision import predict_pose_error
 from nope_splat.sfm.state import SfmState
 from nope_splat.sfm.training_problem import training_problem
 
@@ -39,14 +39,14 @@ def actual_error(made: SyntheticScene, state: SfmState) -> float:
 def test_predicted_errors_are_those_of_the_poses(noise: float, num_points: int, tmp_path: Path) -> None:
     made = make_scene(8, num_points, noise=noise, wrong=0.0)
     state = refined(made, tmp_path)
-    predicted = predict_pose_error(state, PosePrecisionOptions(), "cpu")
+    predicted = CameraPrecision.of(state, "cpu").pose_error(PosePrecisionOptions())
     assert 0.4 < predicted / actual_error(made, state) < 2.5
 
 
 def test_a_sample_of_the_images_is_enough(tmp_path: Path) -> None:
-    state = refined(make_scene(10, 300), tmp_path)
+    precision = CameraPrecision.of(refined(make_scene(10, 300), tmp_path), "cpu")
     all_images, few = (
-        predict_pose_error(state, PosePrecisionOptions(max_num_images=number), "cpu") for number in (10, 6)
+        precision.pose_error(PosePrecisionOptions(max_num_images=number)) for number in (10, 6)
     )
     assert few == pytest.approx(all_images, rel=0.5)
 
@@ -54,10 +54,10 @@ def test_a_sample_of_the_images_is_enough(tmp_path: Path) -> None:
 def test_directions_within_a_burst_do_not_count(tmp_path: Path) -> None:
     poses = ring(4).repeat(2, axis=0)
     poses[1::2, :3, 3] += 1e-4
-    state = refined(make_scene(poses=poses, num_points=400, wrong=0.0), tmp_path)
+    made = make_scene(poses=poses, num_points=400, wrong=0.0)
+    precision = CameraPrecision.of(refined(made, tmp_path), "cpu")
     error, with_bursts = (
-        predict_pose_error(state, PosePrecisionOptions(min_baseline_ratio=ratio), "cpu")
-        for ratio in (0.02, 0)
+        precision.pose_error(PosePrecisionOptions(min_baseline_ratio=ratio)) for ratio in (0.02, 0)
     )
     assert error < 0.3
     assert with_bursts > 2 * error
