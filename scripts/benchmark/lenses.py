@@ -170,7 +170,7 @@ def lens_error(
             vectors[is_shown] / np.linalg.norm(vectors[is_shown], axis=1, keepdims=True)
             for vectors in (estimated.unproject(xy, sizes), expected)
         )
-        _, distance = Rotation.align_vectors(rays, expected)
+        distance = Rotation.align_vectors(rays, expected)[1]
         errors.append(true.focal * distance / np.sqrt(len(rays)))
     return float(np.mean(errors))
 

@@ -129,7 +129,8 @@ def test_panoramas_match_colmap(tmp_path: Path) -> None:
     plane = (np.stack(np.meshgrid(np.arange(160) + 0.5, np.arange(120) + 0.5), -1) - [80.0, 60.0]) / 80.0
     rays = np.concatenate([plane, np.ones((120, 160, 1))], -1)
     xy = np.array(camera.img_from_cam(rays.reshape(-1, 3))).reshape(120, 160, 2) - 0.5
-    resampled = cv2.remap(sphere, *np.moveaxis(xy.astype(np.float32), -1, 0), cv2.INTER_CUBIC)
+    columns, rows = np.moveaxis(xy.astype(np.float32), -1, 0)
+    resampled = cv2.remap(sphere, columns, rows, cv2.INTER_CUBIC)
     assert np.abs(cv2.GaussianBlur(straight, (0, 0), 2) - cv2.GaussianBlur(resampled, (0, 0), 2)).mean() < 4
 
 

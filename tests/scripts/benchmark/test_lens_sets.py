@@ -50,7 +50,7 @@ def photo(folder: Path) -> np.ndarray:
 def test_photos_are_warped_to_a_lens_and_back(scene: Path, tmp_path: Path, lens: LensSettings) -> None:
     bent, straight = tmp_path / "bent", tmp_path / "straight"
     warp(scene, bent, lens)
-    warp(bent, straight, LensSettings((0.0,) * 6))
+    warp(bent, straight, LensSettings((0.0, 0.0, 0.0, 0.0, 0.0, 0.0)))
     camera = read_named_cameras(bent / "ground_truth.json")["photo_000.jpg"]
     assert (camera.distortion, camera.is_fisheye) == (lens.distortion, lens.fisheye)
     assert not (bent / "masks").exists()
