@@ -17,7 +17,7 @@ ordinary processes. Not covered: forks have the same hash seed, and only ordinar
 their imports.
 
 Prints a line per kill and a summary. The times of the kills depend on `--seed` and on the speed of the
-machine. The exit status is 1 if any result differs. On one free core, 200 kills take about an hour.
+machine. The exit status is 1 if any result differs. On one free core, 200 kills take less than an hour.
 """
 
 from __future__ import annotations
