@@ -55,12 +55,12 @@ def refine_lens_models(
     for camera in np.flatnonzero(is_strong & ~state.is_fisheye).tolist():
         free = _prefer_fisheye(state, adjustment, options, free, camera)
     adjustment = replace(adjustment, refine_extra_params=free)
-    has_distortion: Mask = free.any(axis=1)
+    has_distortion = np.any(free, axis=1)
     added = np.where(state.is_fisheye[:, None], HIGHER_RADIAL, TANGENTIAL) & has_distortion[:, None]
     added &= _significant(state, adjustment, added, options)[:, None]
     if added.any():
         extended, _ = _refine_terms(state, adjustment, options, free | added)
-        is_extended: Mask = (extended >= free).all(axis=1)
+        is_extended = np.all(extended >= free, axis=1)
         free = np.where(is_extended[:, None], extended, free)
     return free
 
@@ -187,7 +187,7 @@ def _refine_terms(
     def bundle_adjust(cameras: Mask) -> BundleResult | None:
         return state.bundle_adjust(replace(adjustment, refine_extra_params=free & cameras[:, None]))
 
-    has_terms: Mask = free.any(axis=1)
+    has_terms = np.asarray(np.any(free, axis=1))
     refined = refine_where_determined(state, has_terms, bundle_adjust, is_determined)
     return free & refined[:, None], exceeds_prior & ~refined
 

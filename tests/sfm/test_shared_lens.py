@@ -29,7 +29,7 @@ def refined(scene: SyntheticScene, min_probability: float = 0.01) -> SfmState:
     groups, focals = scene.camera_groups, np.array([600.0, 840.0])
     centered = [keypoints.xy - groups.sizes[index] / 2 for index, keypoints in enumerate(scene.keypoints)]
     two_views = relative_poses(
-        centered, scene.matches.pairs, [Camera(focals[camera]) for camera in groups.camera_ids]
+        centered, scene.matches.pairs, [Camera(float(focals[camera])) for camera in groups.camera_ids]
     )
     tracks = build_tracks(scene.keypoints, [view.matches for view in two_views.values()])
     state = SfmState.from_tracks(tracks, groups, focals)
