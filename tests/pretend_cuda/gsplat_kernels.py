@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 import types
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,8 +47,8 @@ class ProjectionInputs(NamedTuple):
     """Largest depth that is drawn."""
     with_compensations: bool = False
     """Whether opacity compensations are computed."""
-    camera_model: str = "pinhole"
-    """Projection: "pinhole" or "fisheye"."""
+    camera_model: Literal["pinhole", "fisheye"] = "pinhole"
+    """Projection of the cameras."""
 
 
 class GsplatKernels:
