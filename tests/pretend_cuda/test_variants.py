@@ -6,7 +6,6 @@ every training on CUDA and that tests on a CPU do not detect.
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,9 +16,7 @@ import torch
 from fixtures.depth_sources import write_maps
 from PIL import Image
 
-from nope_splat.geometry.camera import Camera
-from nope_splat.io.images import ImageFile
-from nope_splat.io.undistortion import read_undistorted_image
+from nope_splat.demo.scene import DemoSceneConfig, render_demo_scene
 from pretend_cuda.events import Events
 from pretend_cuda.subprocesses import run
 
@@ -76,8 +73,9 @@ def outcome(valley: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
         if name == "masks":
             data = write_masked_images(valley, folder / "masked")
         elif name == "fisheye":
-            data = write_fisheye_images(valley, folder / "fisheye")
-            start = ["initialization:known-cameras", "--path", data / "cameras.json"]
+            fisheye = DemoSceneConfig(9, (320, 240), projection="fisheye", field_of_view=70)
+            data = render_demo_scene(folder / "fisheye", fisheye)
+            start = ["initialization:known-cameras", "--path", data.parent / "ground_truth.json"]
         script = [folder / "bug.py"] if name == "bug" else ["ns-train"]
         refinement = (
             ["refinement:gradient"] if name.endswith("by-adam") else ["refinement:joint", "--interval", 1]
@@ -116,23 +114,6 @@ def write_masked_images(valley: Path, folder: Path) -> Path:
             mask = np.full((image.height, image.width), 255, np.uint8)
         mask[:, : mask.shape[1] // 4] = 0
         Image.fromarray(mask).save(folder / "masks" / f"{path.stem}.png")
-    return folder
-
-
-def write_fisheye_images(valley: Path, folder: Path) -> Path:
-    """Resample the images to those of a fisheye camera, and write its intrinsics and poses."""
-    truth = json.loads((valley / "ground_truth.json").read_text())
-    pinhole = Camera(truth["fl_x"])
-    fisheye = Camera(1.15 * pinhole.focal, is_fisheye=True)  # shows no more than the images
-    (folder / "images").mkdir(parents=True)
-    for path in sorted((valley / "images").iterdir()):
-        image = ImageFile(path, path.name, truth["w"], truth["h"])
-        pixels = read_undistorted_image(image, (truth["w"], truth["h"]), pinhole, fisheye)
-        Image.fromarray(pixels).save(folder / "images" / f"{path.stem}.png")
-    for frame in truth["frames"]:
-        frame["file_path"] = str(Path(frame["file_path"]).with_suffix(".png"))
-    truth |= {"camera_model": "OPENCV_FISHEYE", "fl_x": fisheye.focal, "fl_y": fisheye.focal}
-    (folder / "cameras.json").write_text(json.dumps(truth))
     return folder
 
 
