@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nope_splat.geometry.projection import perspective
 from nope_splat.utils.typing import Array
 
 MIN_SCALE = 0.2
@@ -65,7 +66,8 @@ class DivisionLens:
             or only far outside the image. (n, 2).
         """
         w = self.homogeneous(xy)
-        return self.half_diagonal * w[:, :2] / np.where(w[:, 2:] > MIN_SCALE, w[:, 2:], np.nan)
+        w[w[:, 2] <= MIN_SCALE, 2] = np.nan
+        return perspective(w, self.half_diagonal)
 
     def fisheye_terms(self, focal: float) -> Array:
         """Compute the distortion k1 and k2 of the fisheye lens that is most similar to this lens.

@@ -145,8 +145,9 @@ def _seven_point(first: NDArray[np.floating], second: NDArray[np.floating]) -> N
         Matrices F with second^T F first = 0 and determinant zero, one to three per sample. (C, 3, 3).
     """
     system = (second[..., :, None] * first[..., None, :]).reshape(*first.shape[:2], 9)
-    null = np.linalg.svd(system, full_matrices=True)[2][:, 7:].reshape(-1, 2, 3, 3)
-    one, other = null[:, 0], null[:, 1]
+    # The two eigenvectors of the smallest eigenvalues span the null space.
+    _, vectors = np.linalg.eigh(np.swapaxes(system, 1, 2) @ system)
+    one, other = (vectors[:, :, column].reshape(-1, 3, 3) for column in (0, 1))
     # det(other + t (one - other)) is a cubic polynomial in t; four values determine its coefficients.
     nodes = np.array([-1.0, 0.0, 1.0, 2.0])
     mixed = other[:, None] + nodes[:, None, None] * (one - other)[:, None]
@@ -185,9 +186,10 @@ def _refine(
         if inliers.sum() < 8:
             return F
         weights = values[inliers] / np.maximum(residuals[inliers], 1e-300)
-        *_, rows = np.linalg.svd(system[inliers] * weights[:, None], full_matrices=False)
-        left, singular, right = np.linalg.svd(rows[-1].reshape(3, 3))
-        F = left @ np.diag([*singular[:2], 0.0]) @ right
+        weighted = system[inliers] * weights[:, None]
+        F = np.linalg.eigh(weighted.T @ weighted)[1][:, 0].reshape(3, 3)
+        null = np.linalg.eigh(F.T @ F)[1][:, :1]
+        F = F - F @ null @ null.T  # the nearest matrix of rank two
     return F
 
 

@@ -232,7 +232,7 @@ class NopeDataParser(DataParser):
             metadata |= {
                 "camera_ids": torch.from_numpy(scene.camera_ids[image_ids]),
                 "num_cameras": len(scene.cameras),
-                "is_fisheye": torch.tensor([camera.is_fisheye for camera in scene.cameras]),
+                "is_fisheye": torch.tensor([camera.is_fisheye for camera in scene.cameras], device="cpu"),
                 "track_points": points,
                 "track_colors": colors,
                 "observations": training_observations(scene, image_ids),

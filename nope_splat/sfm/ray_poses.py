@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import poselib
@@ -57,7 +58,7 @@ def absolute_pose_from_rays(
             poses = refine_poses(poses, rows, rays[inliers], points[inliers], focals, options.loss_scale)
         return poses[0]
 
-    return _ransac(len(rays), 3, solve, errors, refine, options.abs_pose_max_error, options)
+    return _ransac(_Model(len(rays), 3, solve, errors, refine), options.abs_pose_max_error, options)
 
 
 def relative_pose_from_rays(
@@ -104,7 +105,7 @@ def relative_pose_from_rays(
         )
         return moved(result.x)
 
-    return _ransac(len(rays_first), 5, solve, errors, refine, options.max_epipolar_error, options)
+    return _ransac(_Model(len(rays_first), 5, solve, errors, refine), options.max_epipolar_error, options)
 
 
 def angular_errors(T_camera_world: Array, rays: Array, points: Array) -> Array:
@@ -161,39 +162,45 @@ def refine_poses(
     return move_poses(T_camera_world, step)
 
 
+class _Model(NamedTuple):
+    """Pose estimation problem for `_ransac`."""
+
+    num_correspondences: int
+    """Number n of correspondences."""
+    sample_size: int
+    """Number of correspondences from which `solve` computes poses."""
+    solve: Callable[[Indices], list[Array]]
+    """Function that computes candidate poses (4, 4) from the indices of a sample."""
+    errors: Callable[[Array], Array]
+    """Function that computes the errors (n,) of all correspondences for a pose."""
+    refine: Callable[[Array, Mask], Array]
+    """Function that refines a pose on its inliers."""
+
+
 def _ransac(
-    num_samples: int,
-    sample_size: int,
-    solve: Callable[[Indices], list[Array]],
-    errors: Callable[[Array], Array],
-    refine: Callable[[Array, Mask], Array],
-    max_error: float,
-    options: AbsolutePoseOptions | RelativePoseOptions,
+    model: _Model, max_error: float, options: AbsolutePoseOptions | RelativePoseOptions
 ) -> tuple[Array, Mask]:
     """Find the pose with the smallest sum of squared errors, each limited to the inlier threshold (MSAC).
 
     Args:
-        num_samples: Number n of correspondences.
-        sample_size: Number of correspondences from which `solve` computes poses.
-        solve: Function that computes candidate poses (4, 4) from the indices of a sample.
-        errors: Function that computes the errors (n,) of all correspondences for a pose.
-        refine: Function that refines a pose on its inliers.
+        model: Minimal solver, errors and refinement.
         max_error: Inlier threshold.
         options: Minimum and maximum number of iterations, and random seed.
 
     Returns:
         The best pose (4, 4) and its inliers (n,).
     """
-    best, best_score, inliers = np.eye(4), np.inf, np.zeros(num_samples, bool)
-    if num_samples < sample_size:
+    count, sample_size = model.num_correspondences, model.sample_size
+    best, best_score, inliers = np.eye(4), np.inf, np.zeros(count, bool)
+    if count < sample_size:
         return best, inliers
     rng, max_trials, trial = np.random.default_rng(options.random_seed), options.max_num_trials, 0
     while trial < max_trials:
         trial += 1
-        for pose in solve(rng.choice(num_samples, sample_size, replace=False)):
+        for pose in model.solve(rng.choice(count, sample_size, replace=False)):
             for refined in (False, True):
-                pose = refine(pose, inliers) if refined else pose
-                values = errors(pose)
+                pose = model.refine(pose, inliers) if refined else pose
+                values = model.errors(pose)
                 score = float((np.minimum(values, max_error) ** 2).sum())
                 if not score < best_score:
                     break

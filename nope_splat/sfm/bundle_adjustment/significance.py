@@ -29,7 +29,7 @@ def score_probabilities(problem: BundleProblem, noise: float, tested: Tensor) ->
         Probability of each camera; one for cameras without tested intrinsics, or if the normal equations are
         singular. (K,).
     """
-    probabilities = torch.ones(len(tested), dtype=torch.float64)
+    probabilities = torch.ones(len(tested), dtype=torch.float64, device="cpu")
     # The priors would pull the tested intrinsics to their means.
     problem = replace(
         problem,
