@@ -26,6 +26,8 @@ CONFIDENCE = 0.9999
 """Probability with which RANSAC finds a sample without outliers before it stops."""
 NUM_REFINEMENT_STEPS = 5
 """Number of Gauss-Newton steps that refine an absolute pose on its inliers."""
+MAX_NUM_EVALUATIONS = 30
+"""Maximum number of evaluations of the errors in the refinement of a relative pose."""
 
 
 def absolute_pose_from_rays(
@@ -101,7 +103,7 @@ def relative_pose_from_rays(
             return signed_ray_errors(first, second, essential_matrix(moved(step)), *focals)
 
         result = least_squares(
-            residuals, np.zeros(5), loss="cauchy", f_scale=options.loss_scale, max_nfev=NUM_REFINEMENT_STEPS
+            residuals, np.zeros(5), loss="cauchy", f_scale=options.loss_scale, max_nfev=MAX_NUM_EVALUATIONS
         )
         return moved(result.x)
 
@@ -210,6 +212,9 @@ def _ransac(
         good = float(inliers.mean()) ** sample_size
         needed = math.log(1 - CONFIDENCE) / math.log1p(-good) if 0 < good < 1 else 0 if good else np.inf
         max_trials = min(options.max_num_trials, max(options.min_num_trials, needed))
+    if inliers.sum() > sample_size:  # outliers below the threshold favored a pose near the best one
+        best = model.refine(best, inliers)
+        inliers = model.errors(best) < max_error
     return best, inliers
 
 
