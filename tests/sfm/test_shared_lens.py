@@ -14,9 +14,9 @@ from nope_splat.sfm.registration.incremental import IncrementalRegistration
 from nope_splat.sfm.state import SfmState
 from nope_splat.sfm.two_view_geometry import relative_poses
 
-WIDE = Camera(600.0, (6.0, -4.0), (-0.06, 0.02))
-ZOOMED = Camera(840.0, (8.4, -5.6), (-0.06, 0.02))
-OTHER = Camera(840.0, (-9.0, 7.0), (0.1, 0.0))
+WIDE = Camera(600.0, (6.0, -4.0), (-0.06, 0.02, 0.0, 0.0, 0.0, 0.0))
+ZOOMED = Camera(840.0, (8.4, -5.6), (-0.06, 0.02, 0.0, 0.0, 0.0, 0.0))
+OTHER = Camera(840.0, (-9.0, 7.0), (0.1, 0.0, 0.0, 0.0, 0.0, 0.0))
 
 
 def zoomed_scene(second: Camera, size: tuple[int, int] = (640, 480)) -> SyntheticScene:
