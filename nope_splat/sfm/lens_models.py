@@ -48,7 +48,7 @@ def refine_lens_models(
     """
     free = np.tile(RADIAL, (len(state.focal), 1))
     if not always:
-        free &= _significant(state, adjustment, free, options)[:, None]
+        free &= find_significant(state, adjustment, _columns(free), options)[:, None]
     free, exceeds_prior = _refine_terms(state, adjustment, options, free)
     adjustment = replace(adjustment, refine_extra_params=free)
     is_strong = exceeds_prior | _bends_strongly(state, options.min_fisheye_distortion)
@@ -57,7 +57,7 @@ def refine_lens_models(
     adjustment = replace(adjustment, refine_extra_params=free)
     has_distortion = np.any(free, axis=1)
     added = np.where(state.is_fisheye[:, None], HIGHER_RADIAL, TANGENTIAL) & has_distortion[:, None]
-    added &= _significant(state, adjustment, added, options)[:, None]
+    added &= find_significant(state, adjustment, _columns(added), options)[:, None]
     if added.any():
         extended, _ = _refine_terms(state, adjustment, options, free | added)
         is_extended = np.all(extended >= free, axis=1)
@@ -135,29 +135,33 @@ def make_fisheye(state: SfmState, camera: int) -> None:
     state.is_fisheye[camera] = True
 
 
-def _significant(
+def find_significant(
     state: SfmState, adjustment: BundleAdjustmentOptions, tested: Mask, options: GlobalRefinementOptions
 ) -> Mask:
-    """Test whether distortion coefficients of each camera differ significantly from zero.
+    """Test whether fixed intrinsics of each camera differ significantly from their current values.
 
     Args:
         state: State after bundle adjustment with `adjustment`; not changed.
         adjustment: Options of the last bundle adjustment.
-        tested: Whether each coefficient is tested. (K, 6).
+        tested: Whether each of the intrinsics of `BundleProblem` is tested. (K, 9).
         options: Largest probability of a significant deviation.
 
     Returns:
-        True for cameras whose tested coefficients are significant. (K,).
+        True for cameras whose tested intrinsics are significant. (K,).
     """
     if not tested.any():
         return np.zeros(len(tested), bool)
     result = state.snapshot().bundle_adjust(replace(adjustment, max_iterations=0))
     if result is None:
         return np.zeros(len(tested), bool)
-    columns = np.concatenate([np.zeros((len(tested), 3), bool), tested], axis=1)
-    mask = torch.as_tensor(columns, device=result.problem.intrinsics.device)
+    mask = torch.as_tensor(tested, device=result.problem.intrinsics.device)
     probabilities = score_probabilities(result.problem, result.noise, mask).numpy()
     return probabilities < options.max_lens_term_probability
+
+
+def _columns(terms: Mask) -> Mask:
+    """Convert a mask of distortion coefficients (K, 6) to one of all intrinsics of `BundleProblem` (K, 9)."""
+    return np.concatenate([np.zeros((len(terms), 3), bool), terms], axis=1)
 
 
 def _refine_terms(
