@@ -69,7 +69,9 @@ class MatchDatabase:
     def without_stationary(
         self, folder: ImageFolder, held_out: NDArray[np.bool_], settings: MatchingSettings
     ) -> MatchDatabase:
-        """Find stationary grid cells in training images, and remove the matches in the cells from all pairs.
+        """Find pixels that do not move with the scene, such as a logo, and remove their matches.
+
+        The pixels are found in training images, as cells of a grid, and their matches removed from all pairs.
 
         Args:
             folder: The images.

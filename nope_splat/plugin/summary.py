@@ -71,7 +71,7 @@ def camera_rows(scene: Reconstruction, number: int) -> Rows:
 
 
 def _one_row_per_camera(scene: Reconstruction) -> Rows:
-    """Format the rows of each camera as one row; labels are "camera 1", "camera 2" and so on."""
+    """Summarize each camera in one row of the table, with the label "camera 1", "camera 2" and so on."""
     rows: Rows = {}
     for number in range(len(scene.cameras)):
         width, height = _size(scene, number).tolist()

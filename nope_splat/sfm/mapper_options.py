@@ -59,8 +59,8 @@ class FocalEstimationOptions:
     """Maximum ratio of the upper to the lower quartile of the focal lengths estimated from single pairs. With
     a larger ratio, the pairs are inconsistent, and several initial focal lengths are tried."""
     min_num_agreeing_pairs: Annotated[int, COUNT] = 3
-    """Minimum number of pairs with a plausible focal length; with fewer pairs, several initial focal lengths
-    are tried."""
+    """Minimum number of pairs that give a focal length within the plausible range (`min_focal_length_ratio`
+    to `max_focal_length_ratio`); with fewer pairs, several initial focal lengths are tried."""
     max_exif_ratio: Annotated[float, Gt(1)] = 1.25
     """Maximum ratio between the focal length of the EXIF data and the estimate from pairs with other cameras.
     With a larger ratio, the EXIF data of a camera are neither used to start nor as a prior."""

@@ -185,7 +185,7 @@ class TrainingCameras:
     evidence: Evidence
     """Evidence for and against the reconstructed cameras, such as errors of the matches."""
     doubtful: dict[int, str]
-    """Reasons why images were unregistered after the check, by image index."""
+    """Reasons why images lost their pose in the check against all matches, by image index."""
 
     @property
     def failures(self) -> dict[int, str]:

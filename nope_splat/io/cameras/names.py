@@ -117,7 +117,9 @@ def original_name(name: str) -> str:
 
 
 def is_converted_copy(name: str, photo: str) -> bool:
-    """Check whether a camera belongs to an exported copy of a photo that was converted, and thus is upright.
+    """Check whether a name in a camera file is that of a copy of a photo, converted by `export_images`.
+
+    Such copies are upright.
 
     Args:
         name: Image name in the camera file, such as `a.heic.png`.

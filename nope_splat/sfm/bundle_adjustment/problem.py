@@ -208,12 +208,13 @@ def _point_jacobians(
 
     Args:
         points_camera: Points in camera coordinates. (O, 3).
-        plane: Projections of the points. (O, 2).
-        focal: Factors of the derivatives. (O,).
-        is_fisheye: Whether each projection is equidistant; False if none is. (O,).
+        plane: Undistorted projections of the points (see `to_plane`). (O, 2).
+        focal: Focal lengths, with which the derivatives are multiplied. (O,).
+        is_fisheye: Mask of the equidistant projections (O,), or False if there are none.
 
     Returns:
-        Derivatives with respect to the rotation and the translation, multiplied by `focal`. (O, 2, 3) each.
+        Derivatives with respect to a rotation of the point about the camera center, and with respect to a
+        translation. (O, 2, 3) each.
     """
     by_position = projection_jacobian(plane, focal / points_camera[:, 2])
     by_rotation = focal[:, None, None] * rotation_jacobian(plane)

@@ -60,8 +60,9 @@ class IncrementalRegistration:
     its points that at least two other photos observe, at least this fraction must agree with its pose.
     Otherwise, the photo is unregistered again."""
     max_pair_tri_angle: Annotated[float, POSITIVE] = 4.0
-    """If no photo can be registered by PnP, a photo is registered by its relative pose in the pair with the
-    best score. Triangulation angles larger than this value, in degrees, do not improve the score."""
+    """If no photo can be registered by PnP, a photo is registered by its relative pose to a registered photo.
+    The pair is chosen by the number of its matches times the median triangulation angle of its points, in
+    degrees; larger angles count as this value."""
     coverage_grid_size: Annotated[int, COUNT] = 16
     """Number of cells per side of the grid that measures how evenly visible points cover a photo."""
     min_num_images_for_focal: Annotated[int, Ge(2)] = 4

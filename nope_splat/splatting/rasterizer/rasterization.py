@@ -184,7 +184,8 @@ def fold_intrinsics(viewmats: Tensor, Ks: Tensor) -> Tensor:
     rasterizer. The rasterizer has to support view matrices whose 3 x 3 part is not a rotation.
 
     This holds for pinhole cameras only: with `camera_model="fisheye"`, the angle from the optical axis is not
-    proportional to X and Y. There, only the CPU rasterizer has gradients of f and c, those of `Ks`.
+    proportional to X and Y. The gradients of fisheye intrinsics exist only on a CPU, where `rasterization`
+    gives those of `Ks` itself. Each of the two axes has its own focal length, fx or fy.
 
     Args:
         viewmats: World-to-camera transforms. (C, 4, 4)
