@@ -38,10 +38,10 @@ def covered_blocks(lanes, records, bounds, splat, tile_x, tile_y, tile_size, fir
     """Find the blocks of a tile that a splat covers.
 
     A block is a rectangle of `block_width(lanes)` x `block_height(lanes)` pixels, which are composited in one
-    SIMD register of `lanes` numbers. (`tile_x`, `tile_y`) is the first pixel of the tile. `splat` is the index
-    at which the splat's record starts in the flat array `records` (float32); `bounds` is the same memory as
-    int32 and contains the pixels that the splat may cover. Writes the first and the last covered block of
-    each row of blocks to `first_blocks` and `last_blocks`, and returns the first and the last covered row.
+    SIMD register of `lanes` numbers. (`tile_x`, `tile_y`) is the first pixel of the tile. `splat` is the
+    index at which the splat's record starts in the flat array `records` (float32); `bounds` is the same
+    memory as int32 and contains the pixels that the splat may cover. Writes the first and the last covered
+    block of each row of blocks to `first_blocks` and `last_blocks`, and returns the first and the last row.
     """
     width, height = block_width(lanes), block_height(lanes)
     first_row = max(0, bounds[splat + BOUNDS + 2] - tile_y) // height
