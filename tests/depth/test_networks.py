@@ -80,7 +80,7 @@ def test_missing_package_or_weights_raise_an_error(tmp_path: Path, monkeypatch: 
     package = SimpleNamespace(AutoImageProcessor=Unreachable, AutoModelForDepthEstimation=Unreachable)
     monkeypatch.setitem(sys.modules, "transformers", package)
     with pytest.raises(
-        NopeSplatError, match=r"run `hf download some/net .*depth\.model FOLDER \(no network\)"
+        NopeSplatError, match=r"run `hf download some/net .*depth\.model to FOLDER \(no network\)"
     ):
         load_depth_maps(images, DepthSettings(model="some/net"))
     monkeypatch.setitem(sys.modules, "transformers", None)
@@ -92,7 +92,7 @@ def test_a_folder_without_a_network_raises_an_error(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     (tmp_path / "empty").mkdir()
     with pytest.raises(
-        NopeSplatError, match=r"empty is not on this machine .*`hf download .*depth\.model FOLDER"
+        NopeSplatError, match=r"empty is not on this machine .*`hf download .*depth\.model to FOLDER"
     ):
         load_depth_maps(images_in(tmp_path), DepthSettings(model=str(tmp_path / "empty")))
 
